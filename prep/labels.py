@@ -1,0 +1,178 @@
+"""Which class a validation image has, and which index a class has.
+
+Labels come from a file the user names, else from a devkit archive beside the images, else,
+for the official validation archive alone, from the table that ships with the package. Nothing
+that merely looks like the official archive is given its labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prep import ilsvrc
+from prep.devkit import read_devkit
+from prep.ilsvrc import ARCHIVES, ArchiveKind
+from shards.durable import named
+from shards.errors import DamagedData, ToolError
+from shards.hashing import hash_file
+from shards.progress import Progress
+from shards.sample import Class
+
+_CLASS_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+_KAGGLE_HEADER = ["ImageId", "PredictionString"]
+_LARGEST_FILE = 64 << 20  # bytes; 50,000 lines take 2 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLabels:
+    """Class ids of images by file name without its ending, and where they were read."""
+
+    origin: str
+    by_stem: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for class_id in set(self.by_stem.values()):
+            if not _CLASS_ID.fullmatch(class_id):
+                raise DamagedData(
+                    f"{self.origin}: {class_id!r} cannot be a class: it names folders"
+                )
+
+    def class_of(self, name: str) -> str:
+        """The class id of an image. Raises ToolError where there is none."""
+        stem = name.rsplit(".", 1)[0]
+        if stem not in self.by_stem:
+            raise ToolError(
+                f"{self.origin} has no label for the image {name} (it has "
+                f"{len(self.by_stem)}); it belongs to other images: pass the right one by --labels"
+            )
+        return self.by_stem[stem]
+
+
+def read_labels(path: Path) -> ImageLabels:
+    """Read labels from a devkit archive, Kaggle's LOC_val_solution.csv, or a text file.
+
+    A text file has lines of `IMAGE-NAME CLASS`, or one class a line in order of image number.
+    """
+    try:
+        with named(path), path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise ToolError(f"{path} does not exist; --labels needs a file of labels") from None
+    if data[:2] == b"\x1f\x8b":
+        return _numbered(str(path), read_devkit(path).validation_wnids())
+    if len(data) > _LARGEST_FILE:
+        raise DamagedData(f"{path} is too large for a file of labels ({_LARGEST_FILE} bytes)")
+    try:
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DamagedData(f"{path} is neither a devkit archive nor text") from None
+    return _parse_lines(str(path), [line.strip() for line in lines if line.strip()])
+
+
+def _parse_lines(origin: str, lines: list[str]) -> ImageLabels:
+    if not lines:
+        raise DamagedData(f"{origin} holds no labels")
+    if lines[0].split(",") == _KAGGLE_HEADER:
+        # ImageId,CLASS X Y X Y ...: the first word after the comma is the label.
+        return _named(origin, [line.replace(",", " ", 1).split()[:2] for line in lines[1:]])
+    rows = [line.split() for line in lines]
+    if {len(row) for row in rows} != {1}:
+        return _named(origin, rows)
+    if all(line.isdecimal() for line in lines):
+        raise DamagedData(
+            f"{origin} holds numbers: if they are the devkit's ground truth, give the whole "
+            "devkit archive, which says what they mean"
+        )
+    return _numbered(origin, lines)
+
+
+def _named(origin: str, rows: list[list[str]]) -> ImageLabels:
+    """Labels from rows of an image's name and its class."""
+    if not rows or {len(row) for row in rows} != {2}:
+        raise DamagedData(
+            f"{origin} is no file of labels: expected lines of `IMAGE-NAME CLASS`, one class a "
+            f"line, or the header {','.join(_KAGGLE_HEADER)}"
+        )
+    by_stem: dict[str, str] = {}
+    for name, class_id in rows:
+        stem = name.rsplit(".", 1)[0]
+        if by_stem.setdefault(stem, class_id) != class_id:
+            raise DamagedData(f"{origin} has two labels for the image {name}")
+    return ImageLabels(origin=origin, by_stem=by_stem)
+
+
+def _numbered(origin: str, wnids: Iterable[str]) -> ImageLabels:
+    """Labels in order of image number, from 1."""
+    by_stem = {f"ILSVRC2012_val_{n:08d}": wnid for n, wnid in enumerate(wnids, 1)}
+    return ImageLabels(origin=origin, by_stem=by_stem)
+
+
+def find_labels(archive: Path, given: Path | None, progress: Progress) -> ImageLabels:
+    """Labels for a validation archive: given by hand, from a devkit beside it, or built in.
+
+    The built-in table is used where size and MD5 say that this is the official archive.
+    """
+    if given is not None:
+        return read_labels(given)
+    devkits = sorted(archive.parent.glob("[!.]*devkit*.tar.gz"))
+    if devkits:
+        return read_labels(devkits[0])
+    if is_official(archive, ArchiveKind.VALIDATION, progress):
+        classes = ilsvrc.classes()
+        return _numbered(
+            "the built-in table", [classes[label].wnid for label in ilsvrc.validation_labels()]
+        )
+    raise ToolError(
+        f"{archive} is not the official validation archive and no devkit lies beside it, so its "
+        "images have no labels; pass --labels FILE (a devkit archive, LOC_val_solution.csv, or "
+        "lines of `IMAGE-NAME WNID`)"
+    )
+
+
+def is_official(path: Path, kind: ArchiveKind, progress: Progress) -> bool:
+    """Whether a file is the published archive of that kind, by its size and then its MD5."""
+    published = next(each for each in ARCHIVES if each.kind is kind)
+    size = path.stat().st_size
+    if size != published.bytes:
+        return False
+    progress.start(f"MD5 of {path.name}", size, "bytes")
+    return hash_file(path, "md5", progress.advance)[1] == published.md5
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """A class list: one class id a line (anything after it is ignored), in the order of labels."""
+    try:
+        with named(path):
+            lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        raise ToolError(f"{path} does not exist; --classes needs a file of class ids") from None
+    except UnicodeDecodeError:
+        raise DamagedData(f"{path} is no text file; --classes needs one class id a line") from None
+    ids = tuple(line.split()[0] for line in lines if line.strip())
+    if not ids or len(set(ids)) != len(ids):
+        raise DamagedData(f"{path} must list each class once; it has {len(ids)} lines")
+    return ids
+
+
+def class_list(found: set[str], given: Path | None, progress: Progress) -> tuple[Class, ...]:
+    """The classes in the order of their indices: sorted ids, never renumbered silently.
+
+    ILSVRC2012's 1000 when all are there, else what was found, else what `given` lists.
+    Raises ToolError where a class was found that `given` does not list.
+    """
+    names = {each.wnid: each.name for each in ilsvrc.classes()}
+    if given is not None:
+        ids = read_classes(given)
+        strangers = sorted(found - set(ids))
+        if strangers:
+            raise ToolError(f"the class {strangers[0]!r} was found, but {given} does not list it")
+        return tuple(Class(each, names.get(each, each)) for each in ids)
+    if found != set(names):
+        progress.note(
+            f"{len(found)} classes found, not ILSVRC2012's 1000: labels are positions in their "
+            "sorted list (--classes FILE gives another list)"
+        )
+    return tuple(Class(each, names.get(each, each)) for each in sorted(found))

@@ -1,0 +1,1 @@
+"""ImageNet-like data as plain WebDataset shards: written, indexed, checked and streamed exactly."""

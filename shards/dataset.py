@@ -1,0 +1,113 @@
+"""An opened split: every sample by its canonical number, read with one pread.
+
+Numbers are positions in key order, so they mean the same image whichever way the split was
+sharded, and whether it lies in shards at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import DamagedData
+from shards.image import Format, ImageInfo
+from shards.index import INDEX_NAME, Index
+from shards.manifest import Manifest, check_sizes
+from shards.reader import Reader
+from shards.sample import Layout
+from shards.verify import index_findings
+
+
+class Encoded(NamedTuple):
+    """A sample as it is stored, and what its index says of it."""
+
+    data: bytearray
+    info: ImageInfo
+
+
+class Dataset:
+    """One split, opened and checked; safe to read from any number of threads.
+
+    Attributes:
+        split: "train", "val", ...
+        classes: class ids (WordNet ids or folder names); a label is a position in it.
+        class_names: what people call them, in the same order.
+        digest: SHA-256 (hex) over the content, whatever the layout.
+        keys: bytes, shape (N,), in canonical (ascending) order.
+        labels: int32, shape (N,), by canonical number.
+        widths, heights: uint32, shape (N,), pixels, by canonical number.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, index: Index) -> None:
+        rows = index.canonical_positions()
+        self.folder = folder
+        self.split = manifest.split
+        self.classes = tuple(each.id for each in manifest.classes)
+        self.class_names = tuple(each.name for each in manifest.classes)
+        self.digest = manifest.content
+        self.keys: npt.NDArray[np.bytes_] = index["key"][rows]
+        self.labels: npt.NDArray[np.int32] = index["label"][rows]
+        self.widths: npt.NDArray[np.uint32] = index["width"][rows]
+        self.heights: npt.NDArray[np.uint32] = index["height"][rows]
+        self._rows = rows
+        self._index = index
+        self._shards = [shard.name for shard in manifest.shards]
+        self._reader = Reader(Layout.TAR, [folder / shard.name for shard in manifest.shards])
+
+    @classmethod
+    def open(cls, folder: Path) -> Dataset:
+        """Open a split's folder; milliseconds, since sizes are checked but not digests.
+
+        Raises ToolError where there are no finished shards, DamagedData where manifest, index
+        and shards do not fit together.
+        """
+        manifest = Manifest.read(folder)
+        lost = check_sizes(folder, manifest.files())
+        if lost:
+            raise DamagedData(
+                f"{next(iter(lost.values()))} ({len(lost)} such files); "
+                "run the `imagenet-prep shard` command that made it again"
+            )
+        index = Index.read(folder / INDEX_NAME)
+        findings = index_findings(index, manifest)
+        if findings:
+            raise DamagedData(f"{folder / INDEX_NAME}: {findings[0]}; write the shards again")
+        return cls(folder, manifest, index)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, number: int) -> Encoded:
+        """The encoded image of a sample by its canonical number."""
+        row, index = int(self._rows[number]), self._index
+        data = bytearray(int(index["size"][row]))
+        self._reader.read_into(
+            memoryview(data), int(index["shard"][row]), "", int(index["offset"][row])
+        )
+        info = ImageInfo(
+            Format(index["format"][row]),
+            int(index["width"][row]),
+            int(index["height"][row]),
+            int(index["components"][row]),
+        )
+        return Encoded(data, info)
+
+    def describe(self, number: int) -> str:
+        """Where a sample lies, for messages: shard, key, offset."""
+        row, index = int(self._rows[number]), self._index
+        shard = self._shards[int(index["shard"][row])]
+        key = index["key"][row].decode()
+        return f"{self.folder / shard}: sample {key} at byte {index['offset'][row]}"
+
+    def close(self) -> None:
+        """Close the shards."""
+        self._reader.close()
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

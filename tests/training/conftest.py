@@ -1,0 +1,82 @@
+"""Processes that work as the ranks of a run, started once for all tests that need them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+WORKER = Path(__file__).parent / "rank_worker.py"
+LARGEST_WORLD = 3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, as the ranks do: equal sums, and cores for all."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Ranks:
+    """A pool of processes; each job joins as many of them as it wants into a process group."""
+
+    def __init__(self, size: int) -> None:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "OMP_NUM_THREADS": "1",
+        }
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
+            for _ in range(size)
+        ]
+
+    def run(self, job: Callable[..., Any], *arguments: Any, world: int) -> list[Any]:
+        """`job(*arguments)` in `world` processes: their results by rank.
+
+        An exception there comes back as (its type's name, its message). Jobs are functions at
+        the top of a test file.
+        """
+        order = (job.__code__.co_filename, job.__name__, arguments, world, _free_port())
+        chosen = self._processes[:world]
+        for rank, process in enumerate(chosen):
+            assert process.stdin is not None
+            pickle.dump((rank, *order), process.stdin)
+            process.stdin.flush()
+        return [pickle.load(process.stdout) for process in chosen if process.stdout]  # noqa: S301
+
+    def close(self) -> None:
+        pipes = [pipe for each in self._processes for pipe in (each.stdin, each.stdout) if pipe]
+        for pipe in pipes:
+            pipe.close()
+        for process in self._processes:
+            process.kill()  # torch takes seconds to leave by itself
+            process.wait(timeout=30)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Three processes, of which a job takes the first one, two or three."""
+    pool = Ranks(LARGEST_WORLD)
+    yield pool
+    pool.close()

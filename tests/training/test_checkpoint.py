@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shards.errors import DamagedData, ToolError
+from training.checkpoint import (
+    FORMAT,
+    Best,
+    Checkpoint,
+    Position,
+    current_versions,
+    load_checkpoint,
+    save_checkpoint,
+)
+from training.run_folder import RunFolder, latest_whole
+
+
+def checkpoint(epoch: int = 1, step: int = 0, best: int | None = None) -> Checkpoint:
+    """A small one; `best` is the epoch of its best evaluation."""
+    return Checkpoint(
+        model={"weight": torch.arange(5000, dtype=torch.float32), "count": torch.tensor(3)},
+        optimizer={"weight": torch.ones(5000)},
+        scaler={"scale": 65536.0, "_growth_tracker": 7},
+        rng={"torch": torch.get_rng_state()},
+        position=Position(epoch=epoch, step=step, samples=99, order="00ff00ff00ff00ff"),
+        best=None
+        if best is None
+        else Best(epoch=best, top1_count=3, top5_count=5, samples=6, loss=0.5),
+        config={"model": "resnet18", "lr": 0.1, "crop": [0.08, 1.0], "max_steps": None},
+        data={"train": "ab", "val": "cd", "train_samples": 9, "val_samples": 3},
+        classes=["n01", "n02"],
+        class_names=["tench", "Ente, grün"],
+        versions=current_versions(),
+    )
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return bool(torch.equal(first, second))
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    return bool(first == second)
+
+
+def equal(first: Checkpoint, second: Checkpoint) -> bool:
+    return all(
+        same(getattr(first, field.name), getattr(second, field.name))
+        for field in dataclasses.fields(Checkpoint)
+    )
+
+
+def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.pt"
+    made = checkpoint(best=1)
+    save_checkpoint(path, made)
+    assert equal(load_checkpoint(path), made)
+    assert names_in(path.parent) == ["a.pt"]
+
+
+def test_its_container_is_what_the_readme_says(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, checkpoint())
+    content = torch.load(path, weights_only=True)
+    assert (content["format"], content["schema"]) == (FORMAT, 1)
+    assert set(content) == {
+        "format",
+        "schema",
+        "model",
+        "optimizer",
+        "scaler",
+        "rng",
+        "position",
+        "best",
+        "config",
+        "data",
+        "classes",
+        "class_names",
+        "versions",
+    }
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 0.9999])
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, checkpoint())
+    os.truncate(path, int(path.stat().st_size * share))
+    with pytest.raises(DamagedData, match=r"a\.pt is truncated or damaged"):
+        load_checkpoint(path)
+
+
+def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, checkpoint())
+    data = bytearray(path.read_bytes())
+    place = data.find(torch.arange(100, 140, dtype=torch.float32).numpy().tobytes())
+    assert place > 0
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedData, match="checksum of its part"):
+        load_checkpoint(path)
+
+
+class Hostile:
+    """Makes a file when unpickled by a careless reader."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    target = tmp_path / "was here"
+    torch.save({"format": FORMAT, "schema": 1, "model": Hostile(target)}, tmp_path / "a.pt")
+    with pytest.raises(DamagedData, match="could run code"):
+        load_checkpoint(tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Hostile(target)))
+    with pytest.raises(DamagedData, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "b.pt")
+    assert not target.exists()
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "theirs.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    (tmp_path / "text.pt").write_text("weights")
+    for name in ("theirs.pt", "list.pt", "zip.pt", "text.pt"):
+        with pytest.raises(DamagedData, match=rf"{name} is not a checkpoint of imagenet-resnet"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_other_schemas_missing_keys_and_missing_files_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, checkpoint())
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"schema": 2}, path)
+    with pytest.raises(DamagedData, match="schema 2, and this version reads 1"):
+        load_checkpoint(path)
+    del content["optimizer"]
+    torch.save(content, path)
+    with pytest.raises(DamagedData, match=r"lacks .*'optimizer'"):
+        load_checkpoint(path)
+    with pytest.raises(ToolError, match="does not exist"):
+        load_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(ToolError, match="is not a file"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_one_whole(small_disk: Callable[[str], Any]) -> None:
+    disk = small_disk("size=100k")
+    path = disk.path / "a.pt"
+    save_checkpoint(path, checkpoint(epoch=1))
+    big = dataclasses.replace(checkpoint(epoch=2), model={"weight": torch.ones(100_000)})
+    with pytest.raises(ToolError, match=r"a\.pt could not be written"):
+        save_checkpoint(path, big)
+    assert names_in(disk.path) == ["a.pt"]
+    assert load_checkpoint(path).position.epoch == 1
+
+
+# --- the run's folder -------------------------------------------------------------------------
+
+
+def names(run: RunFolder) -> list[str]:
+    return [path.name for path in run.saved()]
+
+
+def test_the_last_ones_stay_and_the_best(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for place, best in (((0, 40), None), ((1, 0), 1), ((1, 40), 1), ((2, 0), 1), ((10, 0), 1)):
+        run.save(checkpoint(*place, best=best), keep=2)
+    assert names(run) == ["epoch-0002.pt", "epoch-0010.pt"]
+    assert load_checkpoint(run.best).position.place == (1, 0)
+    assert load_checkpoint(run.last).position.place == (10, 0)
+    assert names_in(tmp_path) == ["best.pt", "checkpoints", "last.pt"]
+
+
+def test_the_latest_whole_one_is_taken_and_the_others_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert latest_whole(run) is None
+    for place in ((1, 0), (1, 40), (2, 0)):
+        run.save(checkpoint(*place), keep=9)
+    (run.checkpoints / ".tmp-1-epoch-0003.pt").write_bytes(b"half")
+    (run.checkpoints / "notes.txt").write_text("hello")
+    os.truncate(run.path_at((2, 0)), 100)
+    found = latest_whole(run)
+    assert found is not None
+    path, loaded, problems = found
+    assert (path.name, loaded.position.place) == ("epoch-0001-step-000040.pt", (1, 40))
+    assert len(problems) == 1
+    assert "epoch-0002.pt is truncated" in problems[0]
+
+
+def test_a_run_of_damaged_checkpoints_is_not_started_anew(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    run.path_at((1, 0)).write_bytes(b"PK\x03\x04")
+    with pytest.raises(DamagedData, match="none of the 1 checkpoints"):
+        latest_whole(run)
+
+
+def test_links_are_made_good_after_a_kill_between(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.save(checkpoint(1, 0, best=1), keep=3)
+    save_checkpoint(run.path_at((2, 0)), checkpoint(2, 0, best=2))
+    path, loaded, _ = latest_whole(run) or pytest.fail("there is one")
+    run.point_at(path, loaded)
+    run.point_at(path, loaded)
+    assert load_checkpoint(run.best).position.place == (2, 0)
+    assert run.best.samefile(path)
+    assert run.last.samefile(path)
+    assert names_in(tmp_path) == ["best.pt", "checkpoints", "last.pt"]
+
+
+def test_two_runs_cannot_share_a_folder_and_leftovers_go(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / ".tmp-99-epoch-0001.pt").write_bytes(b"half")
+    with run.locked():
+        assert not list(run.checkpoints.iterdir())
+        with pytest.raises(ToolError, match="another process"), RunFolder(run.path).locked():
+            pytest.fail("locked twice")

@@ -1,0 +1,1 @@
+"""Training ResNets from shards: devices, recipes, the loop, exact evaluation, export."""

@@ -1,0 +1,43 @@
+"""How many processes a command runs as, and what share of the machine each one gets.
+
+A card shows up as one device on cuda and as four (its SPAs) on sdaa; every device has a process
+of its own. Inside a launch the numbers are the launcher's.
+"""
+
+from __future__ import annotations
+
+import os
+
+from shards.errors import UsageError
+from shards.parallel import available_cores
+from training.device import DeviceRequest, choose
+from training.launch import inside_launch
+
+
+def processes_here(device: DeviceRequest, cards: int | None, nproc: int | None) -> int:
+    """Processes on this machine, by --cards or --nproc; one card where neither is given.
+
+    Raises UsageError where both are given, or cards where there are none.
+    """
+    if cards is not None and nproc is not None:
+        raise UsageError("--cards and --nproc say the same thing; give one of them")
+    if inside_launch():
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if nproc is not None:
+        return nproc
+    chosen = choose(device)
+    if cards is not None and chosen.kind == "cpu":
+        raise UsageError(
+            f"--cards {cards}: there is no card to use ({chosen.reason}); on the CPU give --nproc"
+        )
+    return (cards or 1) * chosen.processes_per_card
+
+
+def world_size(processes: int, nodes: int) -> int:
+    """Processes over all machines."""
+    return int(os.environ["WORLD_SIZE"]) if inside_launch() else processes * nodes
+
+
+def decoding_threads(processes: int) -> int:
+    """Threads that decode in each of this machine's processes: its share of the cores."""
+    return max(1, available_cores() // processes)

@@ -1,0 +1,129 @@
+"""The folder of one run: where its files lie, which checkpoint is the latest whole one.
+
+    RUN/log.jsonl                                 the run's history
+    RUN/checkpoints/epoch-0007.pt                 7 epochs are over
+    RUN/checkpoints/epoch-0007-step-000120.pt     and 120 steps of the next one
+    RUN/last.pt, RUN/best.pt                      hard links (copies where links are not possible)
+
+A link is made under a temporary name and renamed, so both names always are whole files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from shards.durable import atomic_file, folder_lock, remove_leftovers, sync_folder, temporary_name
+from shards.errors import DamagedData, ToolError
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+_NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{6,}))?\.pt")
+
+
+class RunFolder:
+    """Paths of a run and what is done to them; only rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.log = path / "log.jsonl"
+        self.best = path / "best.pt"
+        self.last = path / "last.pt"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against a second run and clear what a killed one left behind."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ToolError(
+                f"{self.path} cannot be made ({error.strerror}); choose another --out"
+            ) from error
+        with folder_lock(self.path):
+            for folder in (self.path, self.checkpoints):
+                remove_leftovers(folder)
+            yield
+
+    def place_of(self, path: Path) -> tuple[int, int] | None:
+        """(epoch, step) of a checkpoint's name, or None where the name is not one."""
+        match = _NAME.fullmatch(path.name)
+        return (int(match[1]), int(match[2] or 0)) if match else None
+
+    def saved(self) -> list[Path]:
+        """The checkpoints there are, earliest first."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = {path: self.place_of(path) for path in self.checkpoints.iterdir()}
+        return [path for _, path in sorted((place, path) for path, place in found.items() if place)]
+
+    def path_at(self, place: tuple[int, int]) -> Path:
+        """Where the checkpoint of (epoch, step) lies."""
+        epoch, step = place
+        return self.checkpoints / (
+            f"epoch-{epoch:04d}" + (f"-step-{step:06d}" if step else "") + ".pt"
+        )
+
+    def save(self, checkpoint: Checkpoint, *, keep: int) -> Path:
+        """Write a checkpoint, point last.pt (and best.pt) at it, then drop the oldest."""
+        path = self.path_at(checkpoint.position.place)
+        save_checkpoint(path, checkpoint)
+        self.point_at(path, checkpoint)
+        for old in self.saved()[:-keep]:
+            old.unlink()
+        return path
+
+    def point_at(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Make last.pt this checkpoint, and best.pt too where it is the best one.
+
+        Called after saving, and again when a run goes on from a checkpoint: a kill may have
+        come between the file and its links.
+        """
+        self.link(path, self.last)
+        best = checkpoint.best
+        if best is not None and checkpoint.position.place == (best.epoch, 0):
+            self.link(path, self.best)
+
+    def link(self, path: Path, name: Path) -> None:
+        """Make `name` another name of the file at `path`, in one step."""
+        temporary = temporary_name(name)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            with path.open("rb") as source, atomic_file(name) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            return
+        temporary.replace(name)
+        # Renaming one link of a file onto another leaves both, by POSIX.
+        temporary.unlink(missing_ok=True)
+        sync_folder(name.parent)
+
+
+def latest_whole(run: RunFolder) -> tuple[Path, Checkpoint, list[str]] | None:
+    """The latest checkpoint that is whole, with a sentence for each later one that is not.
+
+    None where the run has none yet. Raises DamagedData where it has some and none is whole.
+    """
+    problems: list[str] = []
+    for path in reversed(run.saved()):
+        loaded = _try_to_load(path)
+        if isinstance(loaded, Checkpoint):
+            return path, loaded, problems
+        problems.append(str(loaded))
+    if problems:
+        raise DamagedData(
+            f"none of the {len(problems)} checkpoints in {run.checkpoints} is whole "
+            f"({problems[0]}); move them away to start anew"
+        )
+    return None
+
+
+def _try_to_load(path: Path) -> Checkpoint | DamagedData:
+    try:
+        return load_checkpoint(path)
+    except DamagedData as error:
+        return error

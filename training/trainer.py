@@ -1,0 +1,282 @@
+"""`train`: take a run from where it is to its end.
+
+Stopping at any moment and starting the same command again gives what never stopping would
+have given: the position in the order, momentum, scaler and batch norm are in the checkpoint,
+order and augmentation follow from (seed, epoch, sample), and a run that was killed does its
+unsaved steps again. With 1 and 2 processes on the CPU that holds bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from shards.dataset import Dataset
+from shards.errors import ToolError, UsageError
+from shards.loader import Loader, TrainTransform
+from shards.order import steps_per_epoch
+from shards.progress import Progress, Silent
+from training.checkpoint import Best, Checkpoint, Position, current_versions, load_checkpoint
+from training.config import TrainConfig, config_values, derived
+from training.device import choose
+from training.distributed import check_agreement, from_main, joined, place_from_environment
+from training.evaluate import Evaluation, check_labels
+from training.log import RunLog
+from training.loop import Loop, Record, Session
+from training.resume import reconcile
+from training.run_folder import RunFolder, latest_whole
+
+Reason = Literal["finished", "max-steps", "already-finished"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a call of `train` ended."""
+
+    reason: Reason
+    epoch: int  # epochs that are over
+    step: int  # steps of the next one
+    samples: int  # consumed since the run began
+    best: Best | None
+    evaluation: Evaluation | None  # the last one of this call
+    last_checkpoint: Path
+    best_checkpoint: Path | None
+    log: Path
+    seconds: float  # of this call
+    is_main: bool  # whether this process is the one that reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """Where a run goes on."""
+
+    path: Path
+    checkpoint: Checkpoint
+    problems: list[str]  # later checkpoints that were not whole
+
+
+def train(
+    config: TrainConfig, *, progress: Progress, on_record: Callable[[Record], None]
+) -> TrainResult:
+    """Train as `config` says, in this process and those beside it (torchrun's environment).
+
+    Rank 0 writes the run's folder, tells `progress` (a phase an epoch, in images) and gives
+    each line of the log to `on_record`. Raises UsageError and ToolError, one sentence each.
+    """
+    begun = time.perf_counter()
+    device = choose(config.device, place_from_environment()[2])
+    precision = device.precision(config.amp)
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(joined(device))
+        train_set = stack.enter_context(Dataset.open(config.shards / "train"))
+        val_set = stack.enter_context(Dataset.open(config.shards / "val"))
+        _check_splits(train_set, val_set)
+        session = Session(
+            config=config,
+            device=device,
+            precision=precision,
+            world=world,
+            train_set=train_set,
+            val_set=val_set,
+            folder=RunFolder(config.out),
+            progress=progress if world.is_main else Silent(),
+            on_record=on_record,
+        )
+        from_main(lambda: _lock(session.folder, stack), world)
+        try:
+            return _run(session, begun)
+        except torch.OutOfMemoryError as error:
+            raise ToolError(
+                f"{device.torch_device} ran out of memory at --batch-size {config.batch_size} and "
+                f"--image-size {config.image_size}; try --batch-size {config.batch_size // 2}"
+            ) from error
+
+
+def _lock(folder: RunFolder, stack: contextlib.ExitStack) -> None:
+    stack.enter_context(folder.locked())
+
+
+def _check_splits(train_set: Dataset, val_set: Dataset) -> None:
+    check_labels(train_set)
+    check_labels(val_set)
+    if train_set.classes != val_set.classes:
+        raise UsageError(
+            f"{train_set.folder} and {val_set.folder} have different class lists "
+            f"({len(train_set.classes)} and {len(val_set.classes)} classes); "
+            "make both shard folders with one class list"
+        )
+
+
+def _run(session: Session, begun: float) -> TrainResult:
+    folder, world = session.folder, session.world
+    start = from_main(lambda: _find_start(session.config, folder), world)
+    if start is not None:
+        config = reconcile(
+            session.config, start.path, start.checkpoint, session.data, session.train_set.classes
+        )
+        session = dataclasses.replace(session, config=config)
+    plan = derived(
+        session.config,
+        samples=len(session.train_set),
+        val_samples=len(session.val_set),
+        classes=len(session.train_set.classes),
+        world=world.size,
+    )
+    check_agreement(_facts(session), world)
+    if start is not None:
+        reason = _nothing_left(session, start.checkpoint.position)
+        if reason is not None:
+            return _at_rest(session, start, reason, begun)
+    with contextlib.ExitStack() as stack:
+        log = None
+        if world.is_main:
+            log = RunLog(folder.log, (0, 0) if start is None else start.checkpoint.position.place)
+            stack.callback(log.close)
+        loader = stack.enter_context(_train_loader(session))
+        loop = Loop(session, loader, log, None if start is None else start.checkpoint)
+        _announce(loop, start, plan)
+        outcome = loop.run()
+        seconds = time.perf_counter() - begun
+        loop.emit("end", {"reason": outcome, "seconds": seconds})
+        assert loop.saved is not None
+        return TrainResult(
+            reason=outcome,
+            epoch=loop.epoch,
+            step=loop.step,
+            samples=loop.samples,
+            best=loop.best,
+            evaluation=loop.evaluation,
+            last_checkpoint=loop.saved,
+            best_checkpoint=folder.best if loop.best else None,
+            log=folder.log,
+            seconds=seconds,
+            is_main=world.is_main,
+        )
+
+
+def _find_start(config: TrainConfig, folder: RunFolder) -> _Start | None:
+    """The checkpoint to go on from, by --resume; None for a new run."""
+    saved = folder.saved()
+    if config.resume == "never":
+        if saved:
+            raise UsageError(
+                f"{folder.path} holds a run already ({saved[-1].name}); give another --out, or "
+                "--resume auto to go on with it"
+            )
+        return None
+    if config.resume == "auto":
+        found = latest_whole(folder)
+        if found is None:
+            return None
+        folder.point_at(found[0], found[1])
+        return _Start(path=found[0], checkpoint=found[1], problems=found[2])
+    checkpoint = load_checkpoint(config.resume)
+    later = [path for path in saved if (folder.place_of(path) or ()) > checkpoint.position.place]
+    if later:
+        raise UsageError(
+            f"{folder.path} holds a later checkpoint ({later[-1].name}) than {config.resume}; "
+            "move it away to go back, or give another --out"
+        )
+    return _Start(path=config.resume, checkpoint=checkpoint, problems=[])
+
+
+def _facts(session: Session) -> dict[str, str]:
+    """What must be equal on all processes before the first step."""
+    own = {"threads", "shards", "out"}  # may differ by machine
+    values = {
+        name: value for name, value in config_values(session.config).items() if name not in own
+    }
+    return {
+        "torch": str(torch.__version__),
+        "train split": session.train_set.digest,
+        "val split": session.val_set.digest,
+        "configuration": json.dumps(values, sort_keys=True),
+    }
+
+
+def _nothing_left(session: Session, position: Position) -> Reason | None:
+    """Why there is nothing to do at this position, if so."""
+    config = session.config
+    if position.epoch >= config.epochs:
+        return "already-finished"
+    steps = steps_per_epoch(
+        len(session.train_set), config.global_batch, drop_last=config.recipe.drop_last
+    )
+    done = position.epoch * steps + position.step
+    return "max-steps" if config.max_steps is not None and done >= config.max_steps else None
+
+
+def _at_rest(session: Session, start: _Start, reason: Reason, begun: float) -> TrainResult:
+    position, best = start.checkpoint.position, start.checkpoint.best
+    session.progress.note(
+        f"{session.folder.path} is finished: all its {position.epoch} epochs are trained"
+        if reason == "already-finished"
+        else f"{session.folder.path} has its --max-steps {session.config.max_steps} already"
+    )
+    return TrainResult(
+        reason=reason,
+        epoch=position.epoch,
+        step=position.step,
+        samples=position.samples,
+        best=best,
+        evaluation=None,
+        last_checkpoint=start.path,
+        best_checkpoint=session.folder.best if best else None,
+        log=session.folder.log,
+        seconds=time.perf_counter() - begun,
+        is_main=session.world.is_main,
+    )
+
+
+def _train_loader(session: Session) -> Loader:
+    config, recipe = session.config, session.config.recipe
+    return Loader(
+        session.train_set,
+        TrainTransform(
+            image_size=config.image_size,
+            scale=recipe.crop_scale,
+            ratio=recipe.crop_ratio,
+            flip=recipe.flip,
+        ),
+        global_batch=config.global_batch,
+        rank=session.world.rank,
+        world=session.world.size,
+        seed=config.seed,
+        shuffle=True,
+        drop_last=recipe.drop_last,
+        threads=config.threads,
+        pin_memory=session.device.pin_memory,
+    )
+
+
+def _announce(loop: Loop, start: _Start | None, plan: dict[str, object]) -> None:
+    """Say from where the run goes on, and log what it will do."""
+    session = loop.session
+    if start is not None:
+        for problem in start.problems:
+            session.progress.note(f"{problem}; going back to {start.path.name}")
+        session.progress.note(
+            f"going on from {start.path}: {loop.epoch} epochs and {loop.step} steps are done"
+        )
+    loop.emit(
+        "start",
+        {
+            "samples": loop.samples,
+            "resumed_from": None if start is None else str(start.path),
+            "device": str(session.device.torch_device),
+            "device_reason": session.device.reason,
+            "precision": session.precision,
+            "plan": plan,
+            "config": config_values(session.config),
+            "data": session.data,
+            "versions": current_versions(),
+        },
+    )
