@@ -373,7 +373,7 @@ def test_sample_data_onto_a_full_disk_goes_on_once_there_is_room(
 
 def interrupted(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert output == ""
     assert errors.splitlines()[-1] == "interrupted; the same command goes on from here"

@@ -65,7 +65,7 @@ class Ranks:
             pipe.close()
         for process in self._processes:
             process.kill()  # torch takes seconds to leave by itself
-            process.wait(timeout=30)
+            process.wait(timeout=120)
 
 
 def _free_port() -> int:

@@ -108,7 +108,7 @@ def test_however_the_launcher_ends_no_process_stays(tmp_path: Path, number: int,
         signal.signal(signal.SIGINT, before)
         wait_for(lambda: len(noted(tmp_path)) == 2)
         process.send_signal(number)
-        assert process.wait(timeout=30) == code
+        assert process.wait(timeout=120) == code
     wait_for(lambda: not alive(tmp_path))
 
 
