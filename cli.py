@@ -632,15 +632,16 @@ def train(
     The run's folder gets checkpoints, best.pt, last.pt and log.jsonl (one object a line). Killed
     or stopped, the same command goes on with exactly the samples that are left.
     """
+    from shards.parallel import cores_each
     from training.config import resolve
-    from training.processes import decoding_threads, processes_here, world_size
+    from training.processes import processes_here, world_size
 
     processes = processes_here(device, cards, nproc)
     config = resolve(
         shards=shards,
         out=out or Path("runs") / model,
         world=world_size(processes, nodes),
-        threads=workers or decoding_threads(processes),
+        threads=workers or cores_each(processes),
         model=model,
         recipe=recipe,
         epochs=epochs,
@@ -743,7 +744,8 @@ def evaluate(
     Each image is counted once at any number of processes: nothing is padded, nothing dropped.
     Batch size, image size and precision are the training run's unless given.
     """
-    from training.processes import decoding_threads, processes_here
+    from shards.parallel import cores_each
+    from training.processes import processes_here
 
     processes = processes_here(device, cards, nproc or (None if cards else 1))
     _require_splits(shards, "val")
@@ -755,7 +757,7 @@ def evaluate(
         result = evaluate_checkpoint(
             model,
             shards / "val",
-            threads=workers or decoding_threads(processes),
+            threads=workers or cores_each(processes),
             device=device,
             batch_size=batch_size,
             image_size=image_size,

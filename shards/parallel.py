@@ -40,6 +40,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def cores_each(processes: int) -> int:
+    """The share of the cores of each of so many processes on this machine, at least 1."""
+    return max(1, available_cores() // processes)
+
+
 def run_jobs(
     work: Callable[[Job, Stop], Result], jobs: Iterable[Job], workers: int
 ) -> Iterator[Result]:

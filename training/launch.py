@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from shards.errors import ToolError, UsageError
-from shards.parallel import available_cores
+from shards.parallel import cores_each
 from training.device import prepare_environment
 
 FAILURES_VARIABLE = "IMAGENET_RESNET_FAILURES"
@@ -50,7 +50,7 @@ def launch(
             "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
         if "OMP_NUM_THREADS" not in os.environ:
-            variables["OMP_NUM_THREADS"] = str(max(1, available_cores() // nproc))
+            variables["OMP_NUM_THREADS"] = str(cores_each(nproc))
         with _environment(variables), _undisturbed():
             return _run(_rendezvous(nproc, nodes, node_rank, master), argv, Path(failures))
 

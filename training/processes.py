@@ -1,4 +1,4 @@
-"""How many processes a command runs as, and what share of the machine each one gets.
+"""How many processes a command runs as, here and over all machines.
 
 A card shows up as one device on cuda and as four (its SPAs) on sdaa; every device has a process
 of its own. Inside a launch the numbers are the launcher's.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 from shards.errors import UsageError
-from shards.parallel import available_cores
 from training.device import DeviceRequest, choose
 from training.launch import inside_launch
 
@@ -36,8 +35,3 @@ def processes_here(device: DeviceRequest, cards: int | None, nproc: int | None) 
 def world_size(processes: int, nodes: int) -> int:
     """Processes over all machines."""
     return int(os.environ["WORLD_SIZE"]) if inside_launch() else processes * nodes
-
-
-def decoding_threads(processes: int) -> int:
-    """Threads that decode in each of this machine's processes: its share of the cores."""
-    return max(1, available_cores() // processes)
