@@ -7,6 +7,7 @@ PYTHON ?= $(or $(MADE_WITH),python3)
 EXTRAS ?= dev,export
 ARCHIVES ?= data/archives
 DATA ?= data/images
+VAL ?= $(DATA)/val
 SHARDS ?= data/shards
 MODEL ?= resnet50
 CARDS ?= 1
@@ -22,7 +23,7 @@ BIN := .venv/bin
 DEMO_TRAIN := --model resnet18 --nproc 2 --image-size 64 --epochs 8 --batch-size 32
 
 .DEFAULT_GOAL := help
-.PHONY: help install simd demo test test-all check bench extract shard verify train eval export docker clean
+.PHONY: help install simd demo test test-all check bench extract organize shard verify train eval export docker clean
 
 help: ## list the targets and the variables
 	@awk -F ' *## *' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +32,7 @@ help: ## list the targets and the variables
 	@printf '  %-9s %-14s %s\n' \
 	    ARCHIVES $(call sh,ARCHIVES) 'folder of the ILSVRC2012 archives' \
 	    DATA $(call sh,DATA) 'folder of the extracted pictures' \
+	    VAL $(call sh,VAL) 'folder of validation pictures that were extracted by hand' \
 	    SHARDS $(call sh,SHARDS) 'folder of the shards' \
 	    MODEL $(call sh,MODEL) 'network to train' \
 	    CARDS $(call sh,CARDS) 'cards of this machine to train on; on a CPU none: CARDS= ARGS="--nproc 2"' \
@@ -62,7 +64,8 @@ demo: install ## the whole way on small made-up archives: extract, shard, verify
 test: install ## the default test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: install ## the slow tests too
+test-all: EXTRAS := $(EXTRAS),readers
+test-all: install ## the slow tests too, and those with the extra `readers` (1 GB)
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 check: install ## format, lint and types
@@ -75,6 +78,9 @@ bench: install ## every benchmark, ours and its peers, quickly
 
 extract: install ## ARCHIVES into class folders in DATA; optional, shards need only the archives
 	$(BIN)/imagenet-prep extract $(call sh,ARCHIVES) --out $(call sh,DATA) $(ARGS)
+
+organize: install ## validation pictures in VAL, extracted by hand, into class folders in place
+	$(BIN)/imagenet-prep organize-val $(call sh,VAL) $(ARGS)
 
 shard: install ## ARCHIVES, or class folders, into SHARDS
 	$(BIN)/imagenet-prep shard $(call sh,ARCHIVES) --out $(call sh,SHARDS) $(ARGS)

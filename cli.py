@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,9 +26,17 @@ import click
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from prep.doctor import Finding
+    from prep.build import BuildOptions
+    from prep.contents import ClassCount, Contents
+    from prep.extract_plan import Planned
+    from prep.finding import Finding
+    from prep.organize import Organized
+    from prep.verify import Verified
     from shards.errors import ToolError
     from shards.progress import Progress
+    from shards.sidecars import ForReader
+    from shards.transcode import JpegMode
+    from shards.writer import Check, OnBad, Written
     from training.device import AmpRequest, DeviceRequest
 
 _REFRESH_SECONDS = 0.1
@@ -121,6 +129,24 @@ def _say(message: str) -> None:
 def _emit(as_json: bool, data: Mapping[str, object], lines: list[str]) -> None:
     """Print a result: one JSON object, or lines for people."""
     click.echo(json.dumps(data, default=_primitive) if as_json else "\n".join(lines))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table; numbers stand at the right of their column."""
+    from rich.console import Console
+    from rich.table import Table
+
+    body = [list(row) for row in rows]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for place, name in enumerate(columns):
+        numbers = all(isinstance(row[place], int | float) for row in body)
+        table.add_column(name, justify="right" if numbers and body else "left")
+    for row in body:
+        table.add_row(*(f"{each:,}" if isinstance(each, int) else str(each) for each in row))
+    console = Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def _primitive(value: object) -> object:
@@ -237,18 +263,18 @@ def _count(number: int, noun: str) -> str:
 
 # --- options shared by several commands -------------------------------------------------------
 
-_PATH = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path, readable=False)  # reading says it with the remedy
 _workers = click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Threads that work side by side.  [default: all cores]",
+    help="Threads that work side by side.  [default: by the cores]",
 )
 _labels = click.option(
     "--labels",
     type=_PATH,
     help="Labels of the validation images: a devkit archive, Kaggle's LOC_val_solution.csv, lines "
-    "of `IMAGE-NAME WNID`, or one wnid a line in order of image number.  [default: a devkit "
-    "beside the archive, else the built-in list for the official archive]",
+    "of `IMAGE-NAME WNID`, or one wnid a line in order of image number.  [default: Kaggle's file "
+    "or a devkit beside the images, else the built-in list for the official ones]",
 )
 
 
@@ -278,33 +304,56 @@ def imagenet_prep() -> None:
 
 @_command(imagenet_prep, "sample-data")
 @click.option("--out", type=_PATH, required=True, help="Folder for the archives.")
-@click.option(
-    "--classes", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many."
-)
+@click.option("--classes", type=click.IntRange(1, 1000), help="How many.  [default: 10]")
 @click.option(
     "--train-per-class",
     type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="Training images of each class.",
+    help="Training images of each class.  [default: 100]",
 )
 @click.option(
     "--val-per-class",
     type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    help="Validation images of each class.",
+    help="Validation images of each class.  [default: 20]",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the pictures."
 )
+@click.option(
+    "--quirks",
+    is_flag=True,
+    help="Among the training images have sound ones that trip naive tools, as the real data has: "
+    "a PNG named .JPEG, CMYK, grey, broken EXIF, EXIF orientation, progressive, 1 x 1 and 3000 x 8 "
+    "pixels. They are listed.",
+)
+@click.option(
+    "--full-scale",
+    is_flag=True,
+    help="ILSVRC2012's own structure and counts instead: 1000 classes, 1,281,167 and 50,000 "
+    "images, the true validation labels. The pictures are tiny: 1.4 GB, written in some 12 s.",
+)
 def sample_data(
-    out: Path, classes: int, train_per_class: int, val_per_class: int, seed: int, as_json: bool
+    out: Path,
+    classes: int | None,
+    train_per_class: int | None,
+    val_per_class: int | None,
+    seed: int,
+    quirks: bool,
+    full_scale: bool,
+    as_json: bool,
 ) -> None:
-    """Write small archives shaped and named like ILSVRC2012's.
+    """Write archives shaped and named like ILSVRC2012's.
 
     Train, validation and devkit, with drawn pictures that a network can learn to tell apart:
-    enough to try every other command on. The same options give the same bytes.
+    enough to try every other command on. The same options give the same bytes. Whole archives
+    of an earlier run are kept; files that are not sample-data's are never touched.
+
+    \b
+      imagenet-prep sample-data --out demo
+      imagenet-prep sample-data --out odd --classes 4 --train-per-class 10 --quirks
+      imagenet-prep sample-data --out full --full-scale
+
+    --json has out, classes, images, train_images, val_images, quirks (kinds by image name),
+    bytes, written (how many of the three archives were made now) and seconds.
     """
     from prep.sample_data import write_sample_data
 
@@ -316,15 +365,29 @@ def sample_data(
             train_per_class=train_per_class,
             val_per_class=val_per_class,
             seed=seed,
+            quirks=quirks,
+            full_scale=full_scale,
             progress=progress,
         )
     seconds = time.perf_counter() - started
     images = made.train_images + made.val_images
     rate = _rate(images, seconds) if made.written else "were whole already"
+    odd = {name: quirk.value for name, quirk in made.quirks.items()}
     _emit(
         as_json,
-        {"out": out, "images": images, "written": made.written, "seconds": seconds},
-        [f"{out}: {images} images in {classes} classes ({rate})"],
+        {
+            "out": out,
+            "classes": made.classes,
+            "images": images,
+            "train_images": made.train_images,
+            "val_images": made.val_images,
+            "quirks": odd,
+            "bytes": made.bytes,
+            "written": made.written,
+            "seconds": seconds,
+        },
+        [f"{out}: {images} images in {made.classes} classes ({rate})"]
+        + (_table(("image", "quirk"), odd.items()) if odd else []),
     )
 
 
@@ -333,37 +396,165 @@ def sample_data(
 @click.option("--out", type=_PATH, required=True, help="Folder for train/, val/ and test/.")
 @_labels
 @click.option("--flat", is_flag=True, help="Leave validation images in one folder.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    help="Where images go whose archive does not say: a tar of class folders.",
+)
+@click.option("--md5", is_flag=True, help="Take each archive's MD5 while it is read.")
+@click.option(
+    "--remove-archive",
+    is_flag=True,
+    help="Remove each archive when all that came out of it was synced and read back.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done and what it needs.")
 @_workers
 def extract(
     archives: tuple[Path, ...],
     out: Path,
     labels: Path | None,
     flat: bool,
+    split: str | None,
+    md5: bool,
+    remove_archive: bool,
+    dry_run: bool,
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Extract ILSVRC2012 archives into class folders.
+    """Extract archives into class folders.
 
-    ARCHIVES are the train, val and test tars, or a folder that holds them. Training images go
-    to OUT/train/WNID/, validation images straight to OUT/val/WNID/. The training archive's
-    inner tars are read in place: no intermediate files.
+    ARCHIVES are told apart by what is in them; of a folder, all archives of images are taken.
 
-    You do not need this to train: `imagenet-prep shard` reads the archives as they are.
+    \b
+    ILSVRC2012_img_train.tar              OUT/train/WNID/   its inner tars are read in place
+    ILSVRC2012_img_val.tar                OUT/val/WNID/     or OUT/val/ with --flat
+    ILSVRC2012_img_test*.tar              OUT/test/
+    ILSVRC2012_img_train_t3.tar (dogs)    OUT/train_t3/WNID/
+    ILSVRC2012_bbox_*.tar.gz              OUT/annotations/
+    ILSVRC2012_devkit_t12.tar.gz          OUT/ILSVRC2012_devkit_t12/
+    Hugging Face's *_images*.tar.gz       as the archives above, under ILSVRC2012's names
+    a tar of class folders, or .tar.gz    OUT/SPLIT/CLASS/
+
+    Killed or stopped, the same command completes it and reads again only what is not whole.
+    You do not need this to train: `imagenet-prep shard` reads uncompressed archives as they are.
     """
     from prep.extract import extract as run
-    from prep.sources import find_sources
+    from prep.extract import plan
+    from prep.extraction import Options
 
+    options = Options(
+        labels=labels, split=split, flat=flat, md5=md5, remove_archives=remove_archive
+    )
+    if dry_run:
+        with _progress() as progress:
+            planned = plan(archives, out, options, progress)
+        _emit(as_json, *_extraction_plan(out, planned))
+        return
+    started = time.perf_counter()
     with _progress() as progress:
-        sources = find_sources(archives, None)
-        results = run(
-            sources, out, labels=labels, flat=flat, workers=_threads(workers), progress=progress
-        )
+        results = run(archives, out, options, workers=_threads(workers), progress=progress)
+    seconds = time.perf_counter() - started
+    new = sum(each.written for each in results)
     lines = []
     for each in results:
-        new = each.images - each.images_done_before
-        rate = _rate(new, each.seconds) if new else "was whole already"
-        lines.append(f"{each.folder}: {each.images} images, {each.bytes / 1e6:,.1f} MB ({rate})")
-    _emit(as_json, {"splits": [vars(each) for each in results]}, lines)
+        places = ", ".join(str(out / folder) for folder in each.folders)
+        more = [f"MD5 {each.md5}"] if each.md5 else []
+        more += [] if each.written else ["whole already"]
+        more += ["archive removed"] if each.removed else []
+        lines.append(
+            ", ".join([f"{places}: {each.files:,} files, {each.bytes / 1e6:,.1f} MB", *more])
+        )
+    lines += [f"{new:,} files in {_rate(new, seconds)}"] if new else []
+    _emit(as_json, {"archives": [vars(each) for each in results], "seconds": seconds}, lines)
+
+
+def _extraction_plan(out: Path, planned: Sequence[Planned]) -> tuple[dict[str, object], list[str]]:
+    """What an extraction would do, and whether the disk has room, as data and as lines."""
+    existing = next(each for each in (out.absolute(), *out.absolute().parents) if each.exists())
+    disk = os.statvfs(existing)
+    free, inodes = disk.f_bavail * disk.f_frsize, disk.f_favail
+    needed = sum(each.missing.bytes for each in planned)
+    needed_inodes = sum(each.inodes for each in planned)
+    rows = [
+        (each.archive.name, ", ".join(each.folders), each.files, each.missing.files,
+         f"{each.missing.bytes / 1e6:,.1f} MB") for each in planned
+    ]  # fmt: skip
+    fits = needed <= free and (needed_inodes <= inodes or inodes == 0)
+    lines = [
+        *_table(("archive", "to", "files", "missing", "bytes missing"), rows),
+        f"needs {needed / 1e9:,.3f} GB and {needed_inodes:,} inodes; {existing} has "
+        f"{free / 1e9:,.3f} GB and {inodes:,} free" + ("" if fits else ": it does not fit"),
+    ]
+    data = {
+        "archives": [vars(each) for each in planned],
+        "bytes_needed": needed,
+        "bytes_free": free,
+        "inodes_needed": needed_inodes,
+        "inodes_free": inodes,
+        "fits": fits,
+    }
+    return data, lines
+
+
+@_command(imagenet_prep, "organize-val")
+@click.argument("folder", metavar="DIR", type=_PATH)
+@_labels
+@click.option("--dry-run", is_flag=True, help="Say what would be moved, and change nothing.")
+def organize_val(folder: Path, labels: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Put the flat validation images in DIR into class folders, in place.
+
+    For archives extracted by hand: what valprep.sh does, in a second, and from wherever that
+    ended. DIR holds ILSVRC2012_val_*.JPEG, Hugging Face's names too, or is what holds that
+    folder, such as Kaggle's tree. Images are renamed, never copied, replaced or deleted. What
+    is no validation image is named and left alone, and so is what lies in a wrong folder: move
+    that back into DIR and run the same command again.
+
+    \b
+    Labels are those of --labels, else of
+      LOC_val_solution.csv in DIR or up to four folders above,
+      a devkit archive in DIR or beside it,
+      the built-in list, where the names and sizes of all 50,000 images are the official ones.
+
+    Exits with 1 when an image has no label, lies in a wrong folder or is there twice with
+    different bytes; strays are no failure. --json has folder, labels, dry_run, moved, in_place,
+    classes, doubles, strays, problems (path and reason each), ok and seconds.
+    """
+    from prep.organize import organize_validation
+
+    with _progress() as progress:
+        done = organize_validation(folder, labels=labels, dry_run=dry_run, progress=progress)
+    for line in _first_ten("problem", done.problems):
+        _say(line)
+    _emit(as_json, {**vars(done), "ok": not done.problems}, _organized_lines(done))
+    if done.problems:
+        sys.exit(1)
+
+
+def _organized_lines(done: Organized) -> list[str]:
+    images, where = _count(done.moved, "image"), f"in {_count(done.classes, 'class folder')}"
+    if not done.moved:
+        head = f"nothing to move, {_count(done.in_place, 'image')} {where}"
+    elif done.dry_run:
+        head = f"{images} would be moved, {done.in_place:,} in place already, {where}"
+    else:
+        rate = _rate(done.moved, done.seconds)
+        head = f"{images} moved, {done.in_place:,} in place already, {where} ({rate})"
+    lines = [f"{done.folder}: {head}", f"labels: {done.labels or 'not needed'}"]
+    lines += _first_ten("twice", done.doubles) + _first_ten("stray", done.strays)
+    traps = sum(each.disturbs for each in done.strays)
+    if traps:
+        lines.append(
+            f"{traps:,} of the strays would be taken for data by readers of class folders, such "
+            "as torchvision's ImageFolder: move them away"
+        )
+    return lines
+
+
+def _first_ten(what: str, found: Sequence[object]) -> list[str]:
+    """The first findings of a kind as lines, and how many more there are."""
+    more = len(found) - 10
+    rest = [f"{what}: {more:,} more, all of them with --json"] if more > 0 else []
+    return [f"{what}: {each}" for each in found[:10]] + rest
 
 
 @_command(imagenet_prep, "shard")
@@ -374,8 +565,10 @@ def extract(
 @click.option(
     "--classes",
     type=_PATH,
-    help="File with one class id a line, in the order of labels.  [default: sorted class names]",
+    help="File with one class id a line, in the order of labels; images of other classes are left "
+    "out.  [default: sorted class names]",
 )
+@click.option("--per-class", type=click.IntRange(min=1), help="So many images of each class.")
 @click.option(
     "--samples-per-shard",
     type=click.IntRange(min=1),
@@ -384,8 +577,60 @@ def extract(
     help="Images of a shard.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the shuffle."
+    "--shard-size",
+    type=click.IntRange(min=1),
+    metavar="MB",
+    help="Instead: as many images as fit into so many million bytes.",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the shuffle, and of --per-class.",
+)
+@click.option(
+    "--jpeg",
+    type=click.Choice(["keep", "restart", "reencode"]),
+    default="keep",
+    show_default=True,
+    help="keep: the source's bytes. restart: the same pixels with restart markers, which lets the "
+    "loader decode less (needs jpegtran). reencode: smaller pictures.",
+)
+@click.option("--max-side", type=click.IntRange(min=1), help="reencode: longest side in pixels.")
+@click.option("--short-side", type=click.IntRange(min=1), help="reencode: shorter side in pixels.")
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=90,
+    show_default=True,
+    help="reencode: JPEG quality.",
+)
+@click.option("--restart", is_flag=True, help="reencode: with restart markers too.")
+@click.option(
+    "--on-bad",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What becomes of an image that cannot be read: the run ends, or it is left out and listed "
+    "in the manifest.",
+)
+@click.option(
+    "--for",
+    "for_readers",
+    default="timm,dali",
+    show_default=True,
+    metavar="LIST",
+    help="Also write what these readers want: timm, dali, wids; or none.",
+)
+@click.option(
+    "--check",
+    type=click.Choice(["fast", "full"]),
+    default="fast",
+    show_default=True,
+    help="How shards of an earlier run are known to be whole: by size, or by SHA-256 too.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be written and how long it takes.")
 @_workers
 def shard(
     sources: tuple[Path, ...],
@@ -393,39 +638,209 @@ def shard(
     split: str | None,
     labels: Path | None,
     classes: Path | None,
+    per_class: int | None,
     samples_per_shard: int,
+    shard_size: int | None,
     seed: int,
+    jpeg: JpegMode,
+    max_side: int | None,
+    short_side: int | None,
+    quality: int,
+    restart: bool,
+    on_bad: OnBad,
+    for_readers: str,
+    check: Check,
+    dry_run: bool,
     workers: int | None,
     as_json: bool,
 ) -> None:
     """Write WebDataset shards straight from archives or class folders.
 
-    SOURCES are ILSVRC2012's tars, a folder that holds them, or folders of class folders
-    (DIR/train/CLASS/*.jpg). Makes OUT/train/ and OUT/val/, each with its shards, an index, a
-    manifest and SHA256SUMS. The same images and options give the same bytes, whatever they lie
-    in and however many workers write them.
-    """
-    from prep.build import build_shards
-    from prep.sources import find_sources
+    SOURCES are ILSVRC2012's tars, a folder that holds them, Kaggle's tree, Hugging Face's
+    archives, or folders of class folders (DIR/train/CLASS/*.jpg). Makes OUT/train/ and OUT/val/,
+    each with its shards, an index, a manifest and SHA256SUMS.
 
+    The same images and options give the same bytes, whatever they lie in and however many
+    workers write them. Killed or stopped, the same command goes on.
+    """
+    from prep.build import BuildOptions, build_shards
+    from shards.parallel import threads_that_write
+    from shards.transcode import make_encoder
+    from shards.writer import WriteOptions
+
+    options = BuildOptions(
+        labels=labels,
+        classes=classes,
+        per_class=per_class,
+        seed=seed,
+        samples_per_shard=samples_per_shard,
+        shard_size=None if shard_size is None else shard_size * 1_000_000,
+        write=WriteOptions(
+            encoder=make_encoder(
+                jpeg, max_side=max_side, short_side=short_side, quality=quality, restart=restart
+            ),
+            on_bad=on_bad,
+            for_readers=_readers(for_readers),
+            check=check,
+        ),
+    )
+    workers = workers or threads_that_write()
+    if dry_run:
+        _plan_shards(sources, split, options, workers, as_json)
+        return
     with _progress() as progress:
-        written = build_shards(
-            find_sources(sources, split),
-            out,
-            labels=labels,
-            classes=classes,
-            seed=seed,
-            samples_per_shard=samples_per_shard,
-            workers=_threads(workers),
-            progress=progress,
-        )
+        written = build_shards(sources, split, out, options, workers=workers, progress=progress)
     lines = []
     for each in written:
+        manifest = each.manifest
         rate = _rate(each.images, each.seconds) if each.written else "was whole already"
         lines.append(
+            f"{each.folder}: {manifest.samples} images in {_count(len(manifest.shards), 'shard')}, "
+            f"{len(manifest.classes)} classes ({rate})"
+        )
+        if manifest.kept is not None:
+            lines.append(f"{each.folder}: {_count(manifest.kept, 'image')} kept as they were")
+        if manifest.skipped:
+            lines.append(
+                f"{each.folder}: {_count(len(manifest.skipped), 'image')} left out, "
+                f"{manifest.skipped[0].name} first ({manifest.skipped[0].reason})"
+            )
+    _emit(as_json, {"splits": [_written_data(each) for each in written]}, lines)
+
+
+def _written_data(written: Written) -> dict[str, object]:
+    manifest = written.manifest
+    return {
+        "folder": written.folder,
+        "samples": manifest.samples,
+        "shards": len(manifest.shards),
+        "written": written.written,
+        "fingerprint": manifest.plan["fingerprint"],
+        "content": manifest.content,
+        "kept": manifest.kept,
+        "skipped": [each._asdict() for each in manifest.skipped],
+        "seconds": written.seconds,
+    }
+
+
+def _readers(names: str) -> tuple[ForReader, ...]:
+    """The readers that --for names."""
+    from typing import get_args
+
+    from shards.errors import UsageError
+    from shards.sidecars import ForReader
+
+    wanted = [name for name in names.split(",") if name != "none"]
+    strangers = [name for name in wanted if name not in get_args(ForReader)]
+    if strangers:
+        raise UsageError(
+            f"--for takes {', '.join(get_args(ForReader))} or none, not {strangers[0]!r}"
+        )
+    return tuple(reader for reader in get_args(ForReader) if reader in wanted)
+
+
+def _plan_shards(
+    sources: Sequence[Path], split: str | None, options: BuildOptions, workers: int, as_json: bool
+) -> None:
+    """Print what `shard` would write, and how long at the rate of a trial."""
+    from prep.build import plan_shards
+    from prep.sources import find_sources
+    from shards.writer import trial
+
+    with _progress() as progress:
+        plans = plan_shards(find_sources(sources, split), options, progress)
+        rates = [trial(plan, options.write, workers) for plan in plans]
+    splits = [
+        {
+            "split": plan.options.split,
+            "samples": len(plan.samples),
+            "shards": plan.shards,
+            "bytes": plan.bytes,
+            "seconds": len(plan.samples) / rate,
+            "fingerprint": plan.fingerprint,
+        }
+        for plan, rate in zip(plans, rates, strict=True)
+    ]
+    rows = [
+        (plan.options.split, len(plan.samples), plan.shards, f"{plan.bytes / 1e9:,.3f} GB",
+         f"{rate:,.0f}", f"{len(plan.samples) / rate / 60:,.1f} min")
+        for plan, rate in zip(plans, rates, strict=True)
+    ]  # fmt: skip
+    names = ("split", "images", "shards", "bytes", "images/s here, unwritten", "time")
+    _emit(as_json, {"splits": splits}, _table(names, rows))
+
+
+@_command(imagenet_prep, "index")
+@click.argument("sources", type=_PATH, nargs=-1, required=True)
+@click.option("--out", type=_PATH, required=True, help="Folder for train/ and val/.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    help="This split alone; also says which one it is where no name does.",
+)
+@_labels
+@click.option(
+    "--classes",
+    type=_PATH,
+    help="File with one class id a line, in the order of labels.  [default: ILSVRC2012's where "
+    "labels and names are, else for shards the numbers, for archives the sorted class names]",
+)
+@click.option(
+    "--label-field",
+    metavar="NAME",
+    help="Field of each sample's .json that has its label, for shards without a .cls; `a.b` is b "
+    "in the object a.",
+)
+@click.option(
+    "--on-bad",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What becomes of a sample that cannot be used: the run fails, or the sample is left out "
+    "and listed in the manifest.",
+)
+@_workers
+def index(
+    sources: tuple[Path, ...],
+    out: Path,
+    split: str | None,
+    labels: Path | None,
+    classes: Path | None,
+    label_field: str | None,
+    on_bad: OnBad,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Make tars trainable as they lie: shards of others, or ILSVRC2012's archives.
+
+    \b
+    SOURCES are shards or archives: tars, folders that hold tars, or patterns
+      imagenet-prep index /data/archives --out /data/index
+      imagenet-prep index '/data/wds/imagenet1k-train-{0000..1023}.tar' --out /data/index
+      imagenet-prep index /data/img2dataset --split train --label-field class --out /data/index
+      resnet train --shards /data/index
+
+    Nothing is copied or extracted. OUT/train/ and OUT/val/ get a link to each tar, an index, a
+    manifest and SHA256SUMS; each tar is read once. Shards are any WebDataset tars of JPEGs and PNGs
+    with a .cls, or a .json and --label-field; the split stands in their names. What is odd is
+    refused with the member's name. The same command completes a killed run and knows a finished
+    one by the sizes and times of its tars: when one has moved or changed, run it again.
+    """
+    from prep.indexing import IndexOptions, index_tars
+
+    options = IndexOptions(
+        split=split, labels=labels, classes=classes, label_field=label_field, on_bad=on_bad
+    )
+    with _progress() as progress:
+        done = index_tars(sources, out, options, workers=_threads(workers), progress=progress)
+    lines = []
+    for each in done:
+        size = sum(tar.bytes for tar in each.manifest.shards)
+        rate = f"{each.seconds:.1f} s, {size / 1e6 / each.seconds:,.0f} MB/s"
+        lines.append(
             f"{each.folder}: {each.manifest.samples} images in "
-            f"{_count(len(each.manifest.shards), 'shard')}, "
-            f"{len(each.manifest.classes)} classes ({rate})"
+            f"{_count(len(each.manifest.shards), 'tar')}, {len(each.manifest.classes)} classes "
+            f"({rate if each.written else 'was whole already'})"
         )
     _emit(
         as_json,
@@ -434,13 +849,13 @@ def shard(
                 {
                     "folder": each.folder,
                     "samples": each.manifest.samples,
-                    "shards": len(each.manifest.shards),
+                    "tars": len(each.manifest.shards),
+                    "skipped": [bad._asdict() for bad in each.manifest.skipped],
                     "written": each.written,
-                    "fingerprint": each.manifest.plan["fingerprint"],
                     "content": each.manifest.content,
                     "seconds": each.seconds,
                 }
-                for each in written
+                for each in done
             ],
         },
         lines,
@@ -449,68 +864,306 @@ def shard(
 
 @_command(imagenet_prep, "verify")
 @click.argument("paths", type=_PATH, nargs=-1, required=True)
+@click.option(
+    "--md5",
+    metavar="FILE|SUM",
+    help="MD5 sums of archives that are not ILSVRC2012's: a file as md5sum or BSD's md5 writes it, "
+    "or for one archive the 32 digits.",
+)
+@click.option("--decode", is_flag=True, help="Decode every image to its last pixel.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Shards: also hold every image against its digest in the index (XXH3), whatever the "
+    "SHA-256 of its shard says.",
+)
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Shards: make what is missing or damaged again, byte for byte as it was.",
+)
+@click.option(
+    "--source",
+    "sources",
+    type=_PATH,
+    multiple=True,
+    help="What the shards were made of (archives or folders, as for `shard`), for --repair; may be "
+    "given several times.",
+)
+@_labels
 @_workers
-def verify(paths: tuple[Path, ...], workers: int | None, as_json: bool) -> None:
-    """Check shard folders: every file's size and SHA-256, the index and the sums.
+def verify(
+    paths: tuple[Path, ...],
+    md5: str | None,
+    decode: bool,
+    deep: bool,
+    repair: bool,
+    sources: tuple[Path, ...],
+    labels: Path | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Check that archives, folders of images and shards are whole.
 
-    PATHS are folders that `imagenet-prep shard` made: OUT, or OUT/train. Exits with 1 when
-    anything is missing, damaged or altered, and names it.
+    PATHS are archives, class folders, shards, or folders that hold any of them.
+
+    \b
+    Archives  size, then MD5 against the published sum, or that of --md5; without
+              one every header of the tar and of the tars in it is checked
+    Folders   number of images of each class, names against folders and labels,
+              and of every image its header and its end; every byte is read
+    Shards    size and SHA-256 of every file, every tar header, label and padding
+              against the index, the index against itself and the manifest, the
+              sums; shard, sample and byte are named where something differs
+
+    \b
+      imagenet-prep verify /data/archives
+      imagenet-prep verify /data/images --decode
+      imagenet-prep verify mine.tar --md5 MD5SUMS
+      imagenet-prep verify /data/shards --repair --source /data/archives
+
+    --repair rewrites exactly the files that are missing or damaged, and only where the result is
+    proven to be what was there: by a digest that was written down, or sample by sample. Shards
+    need --source (and the --labels that they were made with); manifest, sums, files for other
+    readers, and as a rule the index, follow from the rest. Killed, the same command goes on.
+
+    What is missing, damaged or altered is named and the command exits with 1; nothing that is
+    found ends the check. ILSVRC2012's own oddities are listed and no damage. --json has archives,
+    folders, splits (of shards), missing (listed in --md5 and not there), ok and seconds.
     """
-    from shards.verify import find_splits, verify_shards
+    from prep.md5sums import NO_SUMS, read_sums
+    from prep.verify import verify as run
+    from prep.verify_shards import ShardChecks
+    from shards.errors import UsageError
 
+    if sources and not repair:
+        raise UsageError("--source is what --repair makes shards from; give both")
     started = time.perf_counter()
     with _progress() as progress:
-        reports = [
-            verify_shards(folder, workers=_threads(workers), progress=progress)
-            for path in paths
-            for folder in find_splits(path)
-        ]
-    findings = [finding for report in reports for finding in report.findings]
-    for finding in findings:
-        _say(f"damaged: {finding}")
-    size = sum(report.bytes for report in reports)
+        found = run(
+            paths,
+            sums=NO_SUMS if md5 is None else read_sums(md5),
+            labels=labels,
+            decode=decode,
+            shards=ShardChecks(deep=deep, repair=repair, sources=sources),
+            workers=_threads(workers),
+            progress=progress,
+        )
     seconds = time.perf_counter() - started
-    rate = f"{seconds:.1f} s, {size / 1e6 / seconds:,.0f} MB/s"
+    for line in found.findings:
+        _say(f"damaged: {line}")
+    for line in found.notes:
+        _say(f"note: {line}")
+    for split in found.splits:
+        for name in split.repaired:
+            _say(f"repaired: {split.folder / name}")
     _emit(
         as_json,
         {
-            "splits": [vars(report) for report in reports],
-            "ok": not findings,
+            "archives": [vars(each) for each in found.archives],
+            "folders": [vars(each) for each in found.folders],
+            "splits": [vars(each) for each in found.splits],
+            "missing": found.missing,
+            "ok": not found.findings,
             "seconds": seconds,
         },
-        [
-            f"{each.folder}: {each.files} files, {each.samples} samples, "
-            + ("all whole" if not each.findings else f"{len(each.findings)} findings")
-            for each in reports
-        ]
-        + [f"{size / 1e6:,.1f} MB in {rate}"],
+        _verified_lines(found, seconds),
     )
-    if findings:
+    if found.findings:
         sys.exit(1)
+
+
+def _verified_lines(found: Verified, seconds: float) -> list[str]:
+    """A table for each kind of data, what is odd in it, and the rate."""
+    archives = [
+        (each.path, each.kind or "-", _megabytes(each.bytes),
+         "-" if each.images is None else f"{each.images:,}", each.md5 or "-",
+         _result(each.findings, each.checked_by))
+        for each in found.archives
+    ]  # fmt: skip
+    folders = [
+        (each.path, each.split or "-", _megabytes(each.bytes), each.classes, each.images,
+         _result(each.findings, each.compared, part=each.part))
+        for each in found.folders
+    ]  # fmt: skip
+    shards = [
+        (each.folder, each.split, _megabytes(each.bytes), each.files, each.samples,
+         _result(each.findings, "the manifest"))
+        for each in found.splits
+    ]  # fmt: skip
+    lines = []
+    for columns, rows in (
+        (("archive", "kind", "MB", "images", "MD5", "result"), archives),
+        (("folder", "split", "MB", "classes", "images", "result"), folders),
+        (("shards", "split", "MB", "files", "samples", "result"), shards),
+    ):
+        lines += _table(columns, rows) if rows else []
+    for odd in found.oddities:
+        known = "known of ILSVRC2012" if odd.known else "odd"
+        count = _count(len(odd.images), "image")
+        lines.append(f"{known}: {odd.what}: {count}, {odd.images[0]} first")
+    rate = f"{seconds:.1f} s, {found.bytes / 1e6 / seconds:,.0f} MB/s"
+    return [*lines, f"{_megabytes(found.bytes)} MB in {rate}"]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+def _result(findings: Sequence[str], checked_by: str | None, *, part: bool = False) -> str:
+    if findings:
+        return _count(len(findings), "finding")
+    if checked_by is None:
+        return "sound"
+    return f"sound, a part of {checked_by}" if part else f"whole, by {checked_by}"
+
+
+@_command(imagenet_prep, "inspect")
+@click.argument("paths", type=_PATH, nargs=-1, required=True)
+@_labels
+@click.option("--preview", type=_PATH, metavar="FILE.png", help="Draw a contact sheet there.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the images that the contact sheet shows.",
+)
+def inspect(
+    paths: tuple[Path, ...], labels: Path | None, preview: Path | None, seed: int, as_json: bool
+) -> None:
+    """Say what PATHS hold: classes, image sizes, formats, bytes, oddities.
+
+    PATHS are archives as they lie, folders of images or of archives, or shards. Headers alone are
+    read, of shards the index alone, so 50,000 images take seconds. Exits with 1 when an image has
+    no sound header, and names it; pixels are not looked at.
+
+    --json has an object a split in `splits`, with the number of images of every class and the
+    distributions that the table draws, and `ok`.
+    """
+    from prep.inspect import inspect as run
+    from shards.errors import UsageError
+
+    if preview is not None and (preview.suffix.lower() != ".png" or preview.is_dir()):
+        raise UsageError(f"--preview {preview}: give the name of a file that ends in .png")
+    started = time.perf_counter()
+    with _progress() as progress:
+        found = list(run(paths, labels=labels, progress=progress))
+        if preview is not None:
+            from prep.preview import write_preview
+
+            write_preview(preview, found, seed=seed, progress=progress)
+    contents = [each.contents for each in found]
+    unreadable = [image for each in contents for image in each.unreadable]
+    for line in _first_ten("unreadable", unreadable):
+        _say(line)
+    lines = [line for each in contents for line in _contents_lines(each)]
+    if preview is not None:
+        lines.append(f"{preview}: a contact sheet")
+    seconds = time.perf_counter() - started
+    data = {"splits": contents, "preview": preview, "ok": not unreadable, "seconds": seconds}
+    _emit(as_json, data, lines)
+    if unreadable:
+        sys.exit(1)
+
+
+def _contents_lines(found: Contents) -> Iterator[str]:
+    """What a split holds: a line, a table of sizes, and what else there is to say."""
+    where = f"{found.path}: {found.split or 'split unknown'}, {found.form}"
+    yield f"{where}, {_count(found.images, 'image')}, {found.bytes / 1e6:,.1f} MB"
+    rows = [
+        [name, *map(_figure, (each.min, each.median, each.mean, each.max)), _bars(each.counts)]
+        for name, each in (
+            ("images a class", found.images_a_class),
+            ("width", found.width),
+            ("height", found.height),
+            ("megapixels", found.megapixels),
+            ("bytes", found.image_bytes),
+        )
+        if each is not None
+    ]
+    for line in _table(("", "min", "median", "mean", "max", "from min to max"), rows):
+        yield f"  {line}"
+    yield f"  formats: {_counts(found.formats)}; channels: {_counts(found.channels)}"
+    if found.classes:
+        yield f"  classes: {_classes(found.classes)}"
+    if found.labels_missing is not None:
+        yield f"  without a label: {_count(found.unlabelled, 'image')}; {found.labels_missing}"
+    for odd in found.oddities:
+        names = ", ".join(odd.images[:3]) + (", ..." if len(odd.images) > 3 else "")
+        known = "known of ILSVRC2012" if odd.known else "odd"
+        yield f"  {known}: {odd.what}: {_count(len(odd.images), 'image')} ({names})"
+
+
+def _figure(value: float) -> float:
+    """A number to three digits or, where it has more, to the whole."""
+    return round(value) if value >= 100 or value == round(value) else float(f"{value:.3g}")
+
+
+def _bars(counts: Sequence[int]) -> str:
+    """A distribution in one line, where an empty interval alone is blank."""
+    marks = "▁▂▃▄▅▆▇█"
+    try:
+        marks.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        marks = ".:-=+*%#"
+    top = max(counts)
+    return "".join(marks[-(-count * 8 // top) - 1] if count else " " for count in counts)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none"
+
+
+def _classes(classes: Sequence[ClassCount]) -> str:
+    """How many classes, and which have the fewest and the most images."""
+    fewest = sorted(classes, key=lambda each: (each.images, each.id))
+    most = sorted(classes, key=lambda each: (-each.images, each.id))
+    if fewest[0].images == most[0].images:
+        return f"{len(classes):,}"
+    return f"{len(classes):,}; fewest images: {_first(fewest)}; most: {_first(most)}"
+
+
+def _first(ranked: Sequence[ClassCount]) -> str:
+    """The first three classes by name, unless more of them share the first place."""
+    same = sum(each.images == ranked[0].images for each in ranked)
+    if same > 3:
+        return f"{ranked[0].images:,} ({same:,} classes)"
+    return ", ".join(f"{each.name} ({each.id}) {each.images:,}" for each in ranked[:3])
 
 
 @_command(imagenet_prep, "doctor")
 @click.argument("path", type=_PATH, required=False)
 def prep_doctor(path: Path | None, as_json: bool) -> None:
-    """Say what this machine has and lacks, and what PATH's disk has free.
+    """Say what this machine and the data at PATH have and lack, and what to run next.
+
+    Looks at Python, torch, decoders, cores, memory, limits and cards. With PATH also at its disk
+    (which is measured for about two seconds), at the archives, class folders and shards there,
+    at what is missing, and at the room and time that shards and class folders would take.
 
     Every line is ok, a note or a problem, with a remedy. Exits with 1 when there is a problem.
     """
-    from prep.doctor import Status, examine
+    from prep.doctor import examine
+    from prep.finding import Status
 
-    findings = examine(path)
+    found = examine(path)
+    width = max(len(each.what) for each in found.findings)
     _emit(
         as_json,
-        {"findings": [{**vars(each), "status": each.status.value} for each in findings]},
-        [_finding_line(each) for each in findings],
+        {
+            **vars(found),
+            "findings": [{**vars(each), "status": each.status.value} for each in found.findings],
+        },
+        [*(_finding_line(each, width) for each in found.findings), "", f"next: {found.next}"],
     )
-    if any(each.status is Status.PROBLEM for each in findings):
+    if any(each.status is Status.PROBLEM for each in found.findings):
         sys.exit(1)
 
 
-def _finding_line(finding: Finding) -> str:
-    remedy = f" -> {finding.remedy}" if finding.remedy else ""
-    return f"{finding.status.value:8}{finding.what}: {finding.found}{remedy}"
+def _finding_line(finding: Finding, width: int) -> str:
+    """Status, what and found in columns; a remedy stands below, ready to be copied."""
+    line = f"{finding.status.value:9}{finding.what:{width}}  {finding.found}"
+    return f"{line}\n{'':{11 + width}}-> {finding.remedy}" if finding.remedy else line
 
 
 # --- resnet -----------------------------------------------------------------------------------
@@ -537,7 +1190,10 @@ _loader_threads = click.option(
     "--workers", type=int, help="Decoding threads a process.  [default: its share of the cores]"
 )
 _shards = click.option(
-    "--shards", type=_PATH, required=True, help="Folder of `imagenet-prep shard`: train/ and val/."
+    "--shards",
+    type=_PATH,
+    required=True,
+    help="Folder of `imagenet-prep shard` or `imagenet-prep index`: train/ and val/.",
 )
 _nproc = click.option(
     "--nproc", type=click.IntRange(min=1), help="Processes on this machine (instead of --cards)."

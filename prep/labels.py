@@ -1,16 +1,18 @@
 """Which class a validation image has, and which index a class has.
 
-Labels come from a file the user names, else from a devkit archive beside the images, else,
-for the official validation archive alone, from the table that ships with the package. Nothing
-that merely looks like the official archive is given its labels.
+Labels come from a file the user names, else from Kaggle's solution or a devkit archive beside the
+images, else, for the official validation images alone, from the table that ships with the
+package. Nothing that merely looks like the official archive is given its labels.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import xxhash
 
 from prep import ilsvrc
 from prep.devkit import read_devkit
@@ -20,9 +22,15 @@ from shards.errors import DamagedData, ToolError
 from shards.hashing import hash_file
 from shards.progress import Progress
 from shards.sample import Class
+from shards.tar import BLOCK, padding, trailer
 
 _CLASS_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 _KAGGLE_HEADER = ["ImageId", "PredictionString"]
+_KAGGLE_LABELS = "LOC_val_solution.csv"
+_KAGGLE_DEPTH = 4  # ILSVRC/Data/CLS-LOC/val lies so many folders below it
+# x_y.JPEG is image y of synset x (the devkit's readme.txt); Hugging Face appends _x to any name.
+_SUFFIXED = re.compile(r"(.+)_(n\d{8})(\.\w+)")
+_PREFIXED = re.compile(r"(n\d{8})_.+\.\w+")
 _LARGEST_FILE = 64 << 20  # bytes; 50,000 lines take 2 MB
 
 
@@ -40,6 +48,10 @@ class ImageLabels:
                     f"{self.origin}: {class_id!r} cannot be a class: it names folders"
                 )
 
+    def digest(self) -> str:
+        """A digest of the labels, whatever file they were read from."""
+        return xxhash.xxh3_128_hexdigest(repr(sorted(self.by_stem.items())).encode())
+
     def class_of(self, name: str) -> str:
         """The class id of an image. Raises ToolError where there is none."""
         stem = name.rsplit(".", 1)[0]
@@ -49,6 +61,25 @@ class ImageLabels:
                 f"{len(self.by_stem)}); it belongs to other images: pass the right one by --labels"
             )
         return self.by_stem[stem]
+
+
+def class_in_name(name: str) -> str | None:
+    """The wnid that the file name of an image carries, as training images and Hugging Face's do.
+
+    Raises DamagedData where it carries two that differ.
+    """
+    suffixed, prefixed = _SUFFIXED.fullmatch(name), _PREFIXED.fullmatch(name)
+    if suffixed and prefixed and suffixed[2] != prefixed[1]:
+        raise DamagedData(f"the name {name!r} carries two classes, {prefixed[1]} and {suffixed[2]}")
+    if suffixed:
+        return suffixed[2]
+    return prefixed[1] if prefixed else None
+
+
+def canonical_name(name: str) -> str:
+    """The name that ILSVRC2012 gave an image: without Hugging Face's suffix."""
+    suffixed = _SUFFIXED.fullmatch(name)
+    return suffixed[1] + suffixed[3] if suffixed else name
 
 
 def read_labels(path: Path) -> ImageLabels:
@@ -110,26 +141,65 @@ def _numbered(origin: str, wnids: Iterable[str]) -> ImageLabels:
     return ImageLabels(origin=origin, by_stem=by_stem)
 
 
-def find_labels(archive: Path, given: Path | None, progress: Progress) -> ImageLabels:
-    """Labels for a validation archive: given by hand, from a devkit beside it, or built in.
+def find_labels(
+    place: Path, sizes: Mapping[str, int] | None, given: Path | None, progress: Progress
+) -> ImageLabels:
+    """Labels for validation images: given by hand, from a file beside them, or built in.
 
-    The built-in table is used where size and MD5 say that this is the official archive.
+    `place` is their archive, or their folder; then `sizes` are the bytes of all of them by name.
+    The built-in table is used where size and MD5 say that this is the official archive, or names
+    and sizes that a folder holds what was in it.
     """
     if given is not None:
         return read_labels(given)
-    devkits = sorted(archive.parent.glob("[!.]*devkit*.tar.gz"))
-    if devkits:
-        return read_labels(devkits[0])
-    if is_official(archive, ArchiveKind.VALIDATION, progress):
-        classes = ilsvrc.classes()
-        return _numbered(
-            "the built-in table", [classes[label].wnid for label in ilsvrc.validation_labels()]
-        )
+    beside = labels_beside(place)
+    if beside is not None:
+        return read_labels(beside)
+    if sizes is None:
+        official = is_official(place, ArchiveKind.VALIDATION, progress)
+    else:
+        official = is_official_set(sizes)
+    if official:
+        return built_in_labels()
     raise ToolError(
-        f"{archive} is not the official validation archive and no devkit lies beside it, so its "
-        "images have no labels; pass --labels FILE (a devkit archive, LOC_val_solution.csv, or "
-        "lines of `IMAGE-NAME WNID`)"
+        f"{place} does not hold the official validation images, all and alone, and neither a "
+        f"devkit nor {_KAGGLE_LABELS} lies beside it, so the images have no labels; pass --labels "
+        f"FILE (a devkit archive, {_KAGGLE_LABELS}, or lines of `IMAGE-NAME WNID`)"
     )
+
+
+def labels_beside(place: Path) -> Path | None:
+    """Kaggle's solution in one of the folders above, or a devkit archive in the next one."""
+    place = place.absolute()
+    for folder in (place, *place.parents)[: _KAGGLE_DEPTH + 1]:
+        if (folder / _KAGGLE_LABELS).is_file():
+            return folder / _KAGGLE_LABELS
+    folders = (place, place.parent) if place.is_dir() else (place.parent,)
+    devkits = [each for folder in folders for each in sorted(folder.glob("[!.]*devkit*.tar.gz"))]
+    return devkits[0] if devkits else None
+
+
+def built_in_labels() -> ImageLabels:
+    """The labels of the official validation images."""
+    classes = ilsvrc.classes()
+    wnids = [classes[label].wnid for label in ilsvrc.validation_labels()]
+    return _numbered("the built-in table", wnids)
+
+
+def is_official_set(sizes: Mapping[str, int]) -> bool:
+    """Whether files, by name and bytes, are what the official validation archive holds.
+
+    A tar is as long as its members' sizes make it, so 50,000 files of the right names that would
+    not fill an archive of the published size are not its members.
+    """
+    published = next(each for each in ARCHIVES if each.kind is ArchiveKind.VALIDATION)
+    if len(sizes) != ilsvrc.VALIDATION_IMAGES:
+        return False
+    numbers = range(1, ilsvrc.VALIDATION_IMAGES + 1)
+    if not all(f"ILSVRC2012_val_{number:08d}.JPEG" in sizes for number in numbers):
+        return False
+    members = sum(BLOCK + size + padding(size) for size in sizes.values())
+    return members + len(trailer(members)) == published.bytes
 
 
 def is_official(path: Path, kind: ArchiveKind, progress: Progress) -> bool:
@@ -157,20 +227,25 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return ids
 
 
-def class_list(found: set[str], given: Path | None, progress: Progress) -> tuple[Class, ...]:
+def class_list(
+    found: set[str], given: Path | Sequence[Class] | None, progress: Progress
+) -> tuple[Class, ...]:
     """The classes in the order of their indices: sorted ids, never renumbered silently.
 
-    ILSVRC2012's 1000 when all are there, else what was found, else what `given` lists.
-    Raises ToolError where a class was found that `given` does not list.
+    ILSVRC2012's 1000 when all are there, else what was found, else what `given` lists or is.
+    Raises ToolError where it lists none of what was found.
     """
+    if given is not None and not isinstance(given, Path):
+        return tuple(given)
     names = {each.wnid: each.name for each in ilsvrc.classes()}
     if given is not None:
         ids = read_classes(given)
-        strangers = sorted(found - set(ids))
-        if strangers:
-            raise ToolError(f"the class {strangers[0]!r} was found, but {given} does not list it")
+        if found and not found & set(ids):
+            raise ToolError(
+                f"{given} lists none of the classes that were found ({min(found)!r} is one)"
+            )
         return tuple(Class(each, names.get(each, each)) for each in ids)
-    if found != set(names):
+    if found and found != set(names):
         progress.note(
             f"{len(found)} classes found, not ILSVRC2012's 1000: labels are positions in their "
             "sorted list (--classes FILE gives another list)"

@@ -16,7 +16,7 @@ import enum
 import io
 import math
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ SHORT_SIDE: Final = (96, 160)  # pixels; small, so that a demonstration decodes 
 ASPECT: Final = (1.0, 1.6)
 GREY_SHARE: Final = 0.03
 JPEG_QUALITY: Final = 85
+TINY_SIDE: Final = 16  # pixels: the smallest at which the 1000 classes' pictures all differ
+TINY_QUALITY: Final = 50
 
 
 class Purpose(enum.IntEnum):
@@ -41,6 +43,8 @@ class Purpose(enum.IntEnum):
     NUMBERS = 5
     LABELS = 6
     ORDER = 7
+    COUNTS = 8
+    TINY_PICTURE = 9
 
 
 class Texture(enum.Enum):
@@ -80,6 +84,11 @@ class Draws:
         """An integer in [0, stop), for small `stop` (the bias is below stop / 2^53)."""
         return int(self.uniform(0, stop))
 
+    def integers(self, count: int, stop: int) -> npt.NDArray[np.int64]:
+        """What `count` calls of `integer(stop)` give, at once."""
+        raw = np.asarray(self._bits.random_raw(count), dtype=np.uint64)
+        return (stop * ((raw >> np.uint64(11)) * 2.0**-53)).astype(np.int64)
+
     def bytes(self, count: int) -> npt.NDArray[np.uint8]:
         """`count` uniform bytes."""
         raw = self._bits.random_raw(-(-count // 8))
@@ -110,6 +119,28 @@ def class_look(seed: int, class_index: int) -> Look:
 
 def draw_jpeg(look: Look, draws: Draws) -> bytes:
     """One picture of a class as baseline JPEG, 4:2:0 (one component where it is grey)."""
+    return encode(draw(look, draws), quality=JPEG_QUALITY)
+
+
+def tiny_jpeg(look: Look, draws: Draws) -> bytes:
+    """A class's texture in `TINY_SIDE` x `TINY_SIDE` pixels: a baseline JPEG of 320 to 400 bytes.
+
+    The Huffman tables are made for the picture, as the usual ones alone would take 420 bytes.
+    """
+    pixels = np.zeros((TINY_SIDE, TINY_SIDE, 3), dtype=np.float32)
+    _paint_object(pixels, look, draws)
+    return encode(Image.fromarray(_bytes(pixels)), quality=TINY_QUALITY, optimize=True)
+
+
+def encode(image: Image.Image, **options: Any) -> bytes:
+    """A JPEG with halved chroma; `options` are Pillow's."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", subsampling="4:2:0", **options)
+    return file.getvalue()
+
+
+def draw(look: Look, draws: Draws) -> Image.Image:
+    """One picture of a class, RGB or now and then grey."""
     short = SHORT_SIDE[0] + draws.integer(SHORT_SIDE[1] - SHORT_SIDE[0] + 1)
     long = round(short * draws.uniform(*ASPECT))
     width, height = (short, long) if draws.integer(4) == 0 else (long, short)
@@ -118,11 +149,7 @@ def draw_jpeg(look: Look, draws: Draws) -> bytes:
     for _ in range(draws.integer(3)):
         _paint_distractor(pixels, draws)
     image = Image.fromarray(_expose(pixels, draws))
-    if draws.uniform(0, 1) < GREY_SHARE:
-        image = image.convert("L")
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
-    return file.getvalue()
+    return image.convert("L") if draws.uniform(0, 1) < GREY_SHARE else image
 
 
 def _background(draws: Draws, width: int, height: int) -> Plane:
@@ -203,6 +230,10 @@ def _expose(pixels: Plane, draws: Draws) -> npt.NDArray[np.uint8]:
     pixels *= contrast
     pixels += noise
     pixels += 128 * (1 - contrast) + brightness - amplitude / 2 + 0.5
+    return _bytes(pixels)
+
+
+def _bytes(pixels: Plane) -> npt.NDArray[np.uint8]:
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 

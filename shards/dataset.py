@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shards.agreement import index_findings
 from shards.errors import DamagedData
 from shards.image import Format, ImageInfo
 from shards.index import INDEX_NAME, Index
 from shards.manifest import Manifest, check_sizes
 from shards.reader import Reader
 from shards.sample import Layout
-from shards.verify import index_findings
 
 
 class Encoded(NamedTuple):
@@ -69,7 +69,7 @@ class Dataset:
         if lost:
             raise DamagedData(
                 f"{next(iter(lost.values()))} ({len(lost)} such files); "
-                "run the `imagenet-prep shard` command that made it again"
+                "run the `imagenet-prep` command that made it again"
             )
         index = Index.read(folder / INDEX_NAME)
         findings = index_findings(index, manifest)

@@ -38,10 +38,11 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Write `path` as a whole or not at all; durable when the block ends without an error.
 
-    The folder is made when missing. An existing file is replaced in one step.
+    The folder is made when missing. An existing file is replaced in one step. Without `sync` the
+    caller makes it durable, many files at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
@@ -49,18 +50,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with named(path):
             with temporary.open("wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(path)
-            sync_folder(path.parent)
+            if sync:
+                sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def atomic_write_bytes(path: Path, data: bytes) -> None:
+def atomic_write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """`atomic_file` for data already in memory."""
-    with atomic_file(path) as file:
+    with atomic_file(path, sync=sync) as file:
         file.write(data)
 
 
@@ -90,6 +93,12 @@ def sync_file_system(path: Path) -> None:
             raise OSError(code, os.strerror(code), str(path))
     finally:
         os.close(descriptor)
+
+
+def identity(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written to or replaced: inode, bytes, time in nanoseconds."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def remove_leftovers(folder: Path) -> None:

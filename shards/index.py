@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,10 +19,12 @@ import numpy.typing as npt
 from shards.columns import Column, read_columns, write_columns
 from shards.errors import DamagedData
 from shards.plan import canonical_json, join_lines
+from shards.sample import Class
 
 INDEX_NAME = "index.safetensors"
 INDEX_FORMAT = "imagenet-resnet.index"
 INDEX_VERSION = 1
+SHARDS_LAYOUT = "shards"  # the header's `layout` where the files are shards of our own
 
 COLUMNS = {
     "key": "S",
@@ -55,7 +58,7 @@ class Index:
     def write(self, file: BinaryIO) -> None:
         """Write the index; equal content gives equal bytes."""
         columns = {
-            name: column if COLUMNS[name] == "S" else column.astype(COLUMNS[name])
+            name: _narrow(column) if COLUMNS[name] == "S" else column.astype(COLUMNS[name])
             for name, column in self.columns.items()
         }
         write_columns(file, columns, {INDEX_FORMAT: canonical_json(self.header).decode()})
@@ -99,6 +102,35 @@ class Index:
         if len(ranks) and int(positions.min()) < 0:
             raise DamagedData("its ranks are no permutation")
         return positions
+
+
+def make_header(
+    *,
+    split: str,
+    layout: str,
+    files: Sequence[str],
+    classes: Sequence[Class],
+    plan: Mapping[str, object],
+    skipped: Sequence[Mapping[str, str]],
+    kept: int | None,
+) -> dict[str, Any]:
+    """The header of an index: what the manifest says besides digests, in the manifest's words."""
+    return {
+        "format": INDEX_FORMAT,
+        "version": INDEX_VERSION,
+        "split": split,
+        "layout": layout,
+        "files": list(files),
+        "classes": [each._asdict() for each in classes],
+        "plan": dict(plan),
+        "skipped": [dict(each) for each in skipped],
+        "kept": kept,
+    }
+
+
+def _narrow(texts: Column) -> Column:
+    """Texts in a column no wider than the longest, whatever larger set they were taken from."""
+    return texts.astype(f"S{max(1, int(np.char.str_len(texts).max(initial=1)))}")
 
 
 def _read_header(text: str, path: Path) -> dict[str, Any]:

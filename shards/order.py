@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
     PLAN = 1  # samples into shards
     EPOCH = 2  # samples of an epoch
     DRAWS = 3  # augmentation of a sample
+    SUBSET = 4  # which samples of a class
 
 
 def mix64(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -40,6 +40,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def threads_that_write() -> int:
+    """Threads that keep the cores busy while some of them wait for the disk."""
+    return available_cores() + max(1, available_cores() // 2)
+
+
 def cores_each(processes: int) -> int:
     """The share of the cores of each of so many processes on this machine, at least 1."""
     return max(1, available_cores() // processes)

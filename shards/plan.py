@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from shards.errors import UsageError
 from shards.order import Stream, permutation
-from shards.sample import Class, Samples
+from shards.sample import UNLABELLED, Class, Samples
+from shards.tar import BLOCK, RECORD, trailer
 
 FORMAT_VERSION = 1
 DEFAULT_SAMPLES_PER_SHARD = 1000
@@ -31,17 +32,27 @@ def canonical_json(value: object) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What besides the samples decides the bytes of the shards."""
+    """What besides the samples decides the bytes of the shards.
+
+    A shard holds `samples_per_shard` images, or, where `shard_size` is given, as many as fit into
+    so many bytes. `per_class` says that the samples are a drawn subset; `jpeg` how images are
+    stored: "keep", or an encoder's description of itself.
+    """
 
     split: str
     seed: int = 0
     samples_per_shard: int = DEFAULT_SAMPLES_PER_SHARD
+    shard_size: int | None = None
+    per_class: int | None = None
+    jpeg: str | Mapping[str, object] = "keep"
 
     def __post_init__(self) -> None:
         if self.samples_per_shard < 1:
             raise UsageError(
                 f"--samples-per-shard must be at least 1, not {self.samples_per_shard}"
             )
+        if self.shard_size is not None and self.shard_size < RECORD:
+            raise UsageError(f"--shard-size must be at least {RECORD} bytes, not {self.shard_size}")
         if not self.split.isidentifier():
             raise UsageError(f"a split is a plain word such as train, not {self.split!r}")
 
@@ -59,10 +70,35 @@ class Plan:
         """Canonical numbers of the samples in the order in which they stand in the shards."""
         return permutation(self.options.seed, Stream.PLAN, 0, len(self.samples))
 
+    @cached_property
+    def bounds(self) -> npt.NDArray[np.int64]:
+        """Positions in `order` at which shards begin, and the end: shape (shards + 1,)."""
+        count, size = len(self.samples), self.options.shard_size
+        if size is None:
+            step = self.options.samples_per_shard
+            return np.append(np.arange(0, count, step, dtype=np.int64), count)
+        ends = np.cumsum(self._stored_sizes()[self.order])
+        bounds = [0]
+        while bounds[-1] < count:
+            filled = int(ends[bounds[-1] - 1]) if bounds[-1] else 0
+            following = int(np.searchsorted(ends, filled + size - RECORD, side="right"))
+            bounds.append(max(following, bounds[-1] + 1))
+        return np.array(bounds, np.int64)
+
+    def _stored_sizes(self) -> npt.NDArray[np.int64]:
+        """Bytes that each sample takes in a shard, by the size of its source."""
+        return stored_sizes(self.samples.sizes.astype(np.int64), self.samples.labels)
+
     @property
     def shards(self) -> int:
-        """How many shards there are; all but the last are full."""
-        return -(-len(self.samples) // self.options.samples_per_shard)
+        """How many shards there are."""
+        return len(self.bounds) - 1
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards, if images are stored as they are."""
+        ends = np.append(0, np.cumsum(self._stored_sizes()[self.order]))[self.bounds]
+        return sum(int(size) + len(trailer(int(size))) for size in np.diff(ends))
 
     def shard_name(self, shard: int) -> str:
         """The file name of a shard."""
@@ -70,8 +106,7 @@ class Plan:
 
     def members(self, shard: int) -> npt.NDArray[np.int64]:
         """Canonical numbers of the samples of a shard, in order."""
-        first = shard * self.options.samples_per_shard
-        return self.order[first : first + self.options.samples_per_shard]
+        return self.order[self.bounds[shard] : self.bounds[shard + 1]]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,15 +117,31 @@ class Plan:
 
     def describe(self) -> dict[str, object]:
         """The options as they stand in manifest and index."""
-        return {
+        options = self.options
+        described: dict[str, object] = {
             "version": FORMAT_VERSION,
-            "split": self.options.split,
+            "split": options.split,
             "samples": len(self.samples),
-            "seed": self.options.seed,
-            "samples_per_shard": self.options.samples_per_shard,
-            "jpeg": "keep",
+            "seed": options.seed,
+            "jpeg": options.jpeg,
             "classes": [each.id for each in self.classes],
         }
+        if options.shard_size is None:
+            described["samples_per_shard"] = options.samples_per_shard
+        else:
+            described["shard_size"] = options.shard_size
+        if options.per_class is not None:
+            described["per_class"] = options.per_class
+        return described
+
+
+def stored_sizes(
+    sizes: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
+    """Bytes that samples take in a shard: each one's image and label with headers and padding."""
+    label = np.where(labels == UNLABELLED, 0, 2 * BLOCK)
+    stored: npt.NDArray[np.int64] = BLOCK + sizes + -sizes % BLOCK + label
+    return stored
 
 
 def fingerprint(

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from shards.durable import named
+from shards.durable import identity, named
 from shards.errors import DamagedData, ToolError
 from shards.sample import Layout
 
@@ -22,6 +22,7 @@ class Reader:
         self._layout = layout
         self._places = tuple(places)
         self._descriptors: dict[int, int] = {}
+        self._identities: dict[int, tuple[int, int, int]] = {}
         self._lock = threading.Lock()
         if layout is Layout.TAR:
             _allow_open_files(len(self._places) + _OTHER_DESCRIPTORS)
@@ -62,8 +63,18 @@ class Reader:
         with self._lock:
             if place not in self._descriptors:
                 path = self._places[place]
+                self._identities[place] = identity(path)
                 self._descriptors[place] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return self._descriptors[place]
+
+    def refuse_changed(self) -> None:
+        """Raise DamagedData where a tar that was read from has been written to or replaced."""
+        for place, before in list(self._identities.items()):
+            if identity(self._places[place]) != before:
+                raise DamagedData(
+                    f"{self._places[place]} changed while it was read; wait until it is complete "
+                    "and run the same command"
+                )
 
     def close(self) -> None:
         """Close what is open. Reading again opens it again."""

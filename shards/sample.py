@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import DamagedData, ToolError
+from shards.order import Stream, permutation
 
 # Names that ILSVRC2012 gave its images; Hugging Face appends the class to them. Their keys are
 # the names without that and without the ending.
@@ -95,6 +96,26 @@ class Samples:
             size=int(self.sizes[number]),
         )
 
+    def take(self, numbers: npt.NDArray[np.int64]) -> Samples:
+        """Those of the samples whose canonical numbers are given, ascending."""
+        return replace(
+            self,
+            keys=self.keys[numbers],
+            names=self.names[numbers],
+            labels=self.labels[numbers],
+            place=self.place[numbers],
+            offsets=self.offsets[numbers],
+            sizes=self.sizes[numbers],
+        )
+
+    def subset(self, per_class: int, seed: int) -> Samples:
+        """At most `per_class` samples of each class, drawn by `seed`."""
+        drawn = permutation(seed, Stream.SUBSET, 0, len(self))
+        by_class = drawn[np.argsort(self.labels[drawn], kind="stable")]
+        labels = self.labels[by_class]
+        rank = np.arange(len(self)) - np.searchsorted(labels, labels)
+        return self.take(np.sort(by_class[rank < per_class]))
+
     @classmethod
     def collect(
         cls, layout: Layout, places: Iterable[Path], images: Iterable[FoundImage]
@@ -105,20 +126,43 @@ class Samples:
         """
         columns = list(zip(*images, strict=True)) or [()] * 5
         names, labels, place, offsets, sizes = columns
-        if max(sizes, default=0) > LARGEST_IMAGE:
-            name = names[max(range(len(sizes)), key=sizes.__getitem__)]
-            raise DamagedData(f"{name} has {max(sizes)} bytes; an image may have {LARGEST_IMAGE}")
-        keys = make_keys(names, labels)
+        return cls.from_columns(
+            layout,
+            places,
+            names=names,
+            labels=np.array(labels, np.int32),
+            place=np.array(place, np.uint32),
+            offsets=np.array(offsets, np.uint64),
+            sizes=np.array(sizes, np.uint64),
+        )
+
+    @classmethod
+    def from_columns(
+        cls,
+        layout: Layout,
+        places: Iterable[Path],
+        *,
+        names: Sequence[str],
+        labels: npt.NDArray[np.int32],
+        place: npt.NDArray[np.uint32],
+        offsets: npt.NDArray[np.uint64],
+        sizes: npt.NDArray[np.uint64],
+    ) -> Samples:
+        """As `collect`, of images that are too many to be objects."""
+        if sizes.max(initial=0) > LARGEST_IMAGE:
+            name = names[int(sizes.argmax())]
+            raise DamagedData(f"{name} has {sizes.max()} bytes; an image may have {LARGEST_IMAGE}")
+        keys = make_keys(names, labels.tolist())
         order = np.argsort(keys, kind="stable")
         samples = cls(
             layout=layout,
             places=tuple(places),
             keys=keys[order],
             names=np.array([name.encode() for name in names], dtype=np.bytes_)[order],
-            labels=np.array(labels, np.int32)[order],
-            place=np.array(place, np.uint32)[order],
-            offsets=np.array(offsets, np.uint64)[order],
-            sizes=np.array(sizes, np.uint64)[order],
+            labels=labels[order],
+            place=place[order],
+            offsets=offsets[order],
+            sizes=sizes[order],
         )
         samples._refuse_duplicates()
         return samples
@@ -140,7 +184,7 @@ def make_keys(names: Iterable[str], labels: Iterable[int]) -> npt.NDArray[np.byt
     index and its rank among the names of its class in bytewise order.
     """
     names, labels = list(names), list(labels)
-    keys = [match[1] if (match := _ILSVRC_NAME.fullmatch(name)) else "" for name in names]
+    keys = [ilsvrc_key(name) or "" for name in names]
     if not all(keys):
         for number, rank in _ranks_in_class(names, labels):
             group = _NO_CLASS if labels[number] == UNLABELLED else labels[number]
@@ -151,7 +195,13 @@ def make_keys(names: Iterable[str], labels: Iterable[int]) -> npt.NDArray[np.byt
         raise DamagedData(
             f"the name {name!r} is too long for a key ({LONGEST_KEY} bytes); rename it"
         )
-    return np.array([key.encode("ascii") for key in keys], dtype=f"S{longest}")
+    return np.array(keys, dtype=f"S{longest}")
+
+
+def ilsvrc_key(name: str) -> str | None:
+    """The key that a file name of ILSVRC2012's gives; None for any other name."""
+    match = _ILSVRC_NAME.fullmatch(name)
+    return match[1] if match else None
 
 
 def _ranks_in_class(names: list[str], labels: list[int]) -> Iterable[tuple[int, int]]:

@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from shards.errors import DamagedData
 
@@ -25,11 +25,14 @@ _ZEROS = bytes(BLOCK)
 # Long-name and pax headers hold a path and a few numbers; the rest is an attack on memory.
 _LARGEST_EXTENSION = 64 * 1024
 _LONGEST_NUMBER = 18  # digits; more than any file has bytes
+_LONGEST_NAME = 1024  # bytes with all folders; systems take no paths of more than 4096
 # Archives are padded to their blocking factor: 10,240 bytes as a rule, more for tapes.
 _LONGEST_END = 1 << 20
 _PLAIN_NAME = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _OCTAL = re.compile(rb"[0-7]+")
 _EXTENSIONS = (b"L", b"x", b"g")  # GNU long name, pax for the next member, pax for all
+_REGULAR = (b"0", b"\0")
+_SET_ID = 0o6000  # mode bits that no image has
 _REFUSED_TYPES = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -49,6 +52,32 @@ class Member(NamedTuple):
     size: int
 
 
+class Bytes(Protocol):
+    """Bytes that can be read from a position: an open file, or what a compressed one inflates to.
+
+    `end` is where they end, or where they end at the latest if only reading on will tell.
+    """
+
+    @property
+    def end(self) -> int: ...
+
+    def read_at(self, position: int, count: int) -> bytes:
+        """`count` bytes from `position` on, fewer at the end alone."""
+        ...
+
+
+class FileBytes:
+    """The bytes of an open file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.end = os.fstat(descriptor).st_size
+
+    def read_at(self, position: int, count: int) -> bytes:
+        """`count` bytes from `position` on, fewer at the end alone."""
+        return os.pread(self._descriptor, count, position)
+
+
 class _Extended(NamedTuple):
     """What extended headers say of the member that follows them."""
 
@@ -60,74 +89,91 @@ class _Header(NamedTuple):
     name: bytes
     size: int
     kind: bytes
+    mode: bytes
 
 
-def scan(descriptor: int, path: Path, start: int = 0, end: int | None = None) -> Iterator[Member]:
-    """Yield the regular files of the tar that lies in bytes [start, end) of an open file.
+def scan(source: Bytes, path: Path, start: int = 0, end: int | None = None) -> Iterator[Member]:
+    """Yield the regular files of the tar that lies in the bytes [start, end) of `source`.
 
     `path` is used in messages alone. Directories are passed over. Raises DamagedData for what
     is no tar, is truncated or altered, and for any member that is not a plain file with a
     relative name inside the archive; what was yielded before is sound.
     """
-    size = os.fstat(descriptor).st_size
-    end = size if end is None else min(end, size)
+    end = source.end if end is None else min(end, source.end)
     position = start
     extended = _Extended(None, None)
-    while (block := _read_block(descriptor, path, position, end)) != _ZEROS:
+    while (block := _read_block(source, path, position, end)) != _ZEROS:
         found = _parse(block, path, position)
         data = position + BLOCK
         if found.kind in _EXTENSIONS:
-            extension = _read_extension(descriptor, path, data, found.size, end)
+            extension = _read_extension(source, path, data, found.size, end)
             extended = _parse_extension(found.kind, extension, extended, path, data)
             position = data + found.size + padding(found.size)
             continue
         length = found.size if extended.size is None else extended.size
         name = check_name(extended.name or found.name, path)
+        # A header that leaves its size to a pax header says 0 or the same.
+        if found.size not in (0, length):
+            raise DamagedData(
+                f"{path}: member {name!r} has {found.size} bytes by its header and {length} by its "
+                "extended header; refused"
+            )
         extended = _Extended(None, None)
         position = data + length + padding(length)
-        if _is_file(found.kind, name, path):
+        if _is_file(found, name, path):
             if data + length > end:
                 raise DamagedData(
                     f"{path}: member {name!r} needs bytes up to {data + length}, but its archive "
                     f"ends at {end}: it is truncated; fetch it again and run the same command"
                 )
             yield Member(name, data, length)
-    _check_end(descriptor, path, position, end)
+    _check_end(source, path, position + BLOCK, end)
 
 
-def _check_end(descriptor: int, path: Path, position: int, end: int) -> None:
+def _check_end(source: Bytes, path: Path, position: int, end: int) -> None:
     """Refuse an archive that goes on after its end mark.
 
     A download whose file was allocated first and then filled in part has a hole of zeros,
     which looks like the end: what follows must be short and all zeros.
     """
-    if end - position > _LONGEST_END or any(os.pread(descriptor, end - position, position)):
+    rest = _read(source, path, position, min(max(end - position, 0), _LONGEST_END + 1))
+    if len(rest) > _LONGEST_END or rest.strip(b"\0"):
         raise DamagedData(
             f"{path} has zeros at byte {position} where a member or its end should be: "
             "a part of it is missing; fetch it again"
         )
 
 
-def _read_block(descriptor: int, path: Path, position: int, end: int) -> bytes:
-    block = os.pread(descriptor, BLOCK, position) if position + BLOCK <= end else b""
+def _read(source: Bytes, path: Path, position: int, count: int) -> bytes:
+    try:
+        return source.read_at(position, count)
+    except OSError as error:  # a descriptor knows no name
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _read_block(source: Bytes, path: Path, position: int, end: int) -> bytes:
+    block = _read(source, path, position, BLOCK) if position + BLOCK <= end else b""
     if len(block) < BLOCK:
         raise DamagedData(
-            f"{path} ends at byte {end} without an end-of-archive mark: "
+            f"{path} ends at byte {min(end, source.end)} without an end-of-archive mark: "
             "it is truncated; fetch it again and run the same command"
         )
     return block
 
 
-def _is_file(kind: bytes, name: str, path: Path) -> bool:
+def _is_file(found: _Header, name: str, path: Path) -> bool:
     """Whether a member is a regular file; a directory is not. All else is refused."""
-    if kind in (b"0", b"\0") and name:
-        return not name.endswith("/")
-    if kind == b"5":
+    kind = found.kind
+    if kind == b"5" or (kind in _REGULAR and name.endswith("/")):
         return False
-    raise DamagedData(
-        f"{path}: member {name!r} is {_REFUSED_TYPES.get(kind, f'of unknown type {kind!r}')}; "
-        "refused"
-    )
+    if kind not in _REGULAR or not name:
+        what = _REFUSED_TYPES.get(kind, f"of unknown type {kind!r}")
+        raise DamagedData(f"{path}: member {name!r} is {what}; refused")
+    mode = _number(found.mode)
+    if mode is None or mode & _SET_ID:
+        raise DamagedData(f"{path}: member {name!r} has a set-user-id or set-group-id bit; refused")
+    return True
 
 
 def _parse(block: bytes, path: Path, position: int) -> _Header:
@@ -148,7 +194,8 @@ def _parse(block: bytes, path: Path, position: int) -> _Header:
         raise DamagedData(f"{path} is damaged at byte {position}: a member's size is no number")
     name = block[:100].split(b"\0", 1)[0]
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\x00" else b""
-    return _Header(prefix + b"/" + name if prefix else name, length, block[156:157])
+    full = prefix + b"/" + name if prefix else name
+    return _Header(full, length, block[156:157], block[100:108])
 
 
 def _number(field: bytes) -> int | None:
@@ -161,10 +208,10 @@ def _number(field: bytes) -> int | None:
     return int(text, 8) if _OCTAL.fullmatch(text) else None
 
 
-def _read_extension(descriptor: int, path: Path, data: int, length: int, end: int) -> bytes:
+def _read_extension(source: Bytes, path: Path, data: int, length: int, end: int) -> bytes:
     if length > _LARGEST_EXTENSION or data + length > end:
         raise DamagedData(f"{path}: an extended header at byte {data} claims {length} bytes")
-    return os.pread(descriptor, length, data)
+    return _read(source, path, data, length)
 
 
 def _parse_extension(
@@ -204,6 +251,8 @@ def check_name(name: bytes, path: Path) -> str:
     """`name` as text if it is a relative path that stays inside its archive; else DamagedData."""
     if _PLAIN_NAME.fullmatch(name) and len(name) <= 255:
         return name.decode("ascii")
+    if len(name) > _LONGEST_NAME:
+        raise DamagedData(f"{path}: member name {name[:50]!r}... is too long ({len(name)} bytes)")
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError:

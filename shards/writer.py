@@ -1,22 +1,25 @@
 """Plans become folders of shards: in parallel, resumable, the same bytes whoever writes them.
 
-Every image is read once, straight from its archive or folder, and never decoded. Its digest,
-header and the shard's SHA-256 are taken in the same pass. What a killed run finished is known
-from a record beside the shards, so the same command goes on where it ended.
+Every image is read once, straight from its archive or folder, and stored as it is unless the plan
+has an encoder. Its digest, header and the shard's SHA-256 are taken in the same pass. What a
+killed run finished is known from a record beside the shards, so the same command goes on where it
+ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-import xxhash
 
 from shards.columns import Column, read_columns, write_columns
 from shards.durable import (
@@ -24,22 +27,46 @@ from shards.durable import (
     atomic_file,
     atomic_write_bytes,
     folder_lock,
-    named,
     remove_leftovers,
+    sync_file_system,
 )
 from shards.errors import DamagedData, ToolError
 from shards.hashing import hash_file
 from shards.image import read_info
-from shards.index import INDEX_FORMAT, INDEX_NAME, INDEX_VERSION, Index
-from shards.manifest import MANIFEST_NAME, SUMS_NAME, File, Manifest, check_sizes
+from shards.index import INDEX_NAME, SHARDS_LAYOUT, Index, make_header
+from shards.manifest import MANIFEST_NAME, SUMS_NAME, File, Manifest, Skipped, check_sizes
 from shards.parallel import Stop, run_jobs
 from shards.plan import Plan
-from shards.progress import Progress
+from shards.progress import Progress, Silent
+from shards.proof import Prove, prove_by
 from shards.reader import Reader
-from shards.sample import UNLABELLED
-from shards.tar import BLOCK, header, padding, trailer
+from shards.shard import ShardWriter
+from shards.sidecars import ForReader, extra_files
+from shards.verify import altered
 
-_CHUNK = 4 << 20  # bytes gathered before they are hashed and written: fewer, longer calls
+if TYPE_CHECKING:
+    from shards.transcode import Encoder
+
+OnBad: TypeAlias = Literal["fail", "skip"]
+Check: TypeAlias = Literal["fast", "full"]
+
+_TRIAL_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions:
+    """How shards are written, beyond what the plan decides.
+
+    `encoder` is None where images are stored as they are; the plan carries its description.
+    `on_bad` says what becomes of an image that cannot be read: the run fails, or the image is
+    left out and listed. `for_readers` names programs that get files of their own. `check` says how
+    shards of an earlier run are recognised: by their size, or by their SHA-256 as well.
+    """
+
+    encoder: Encoder | None = None
+    on_bad: OnBad = "fail"
+    for_readers: Collection[ForReader] = ("timm", "dali")
+    check: Check = "fast"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +80,9 @@ class Written:
     seconds: float
 
 
-def write_shards(plan: Plan, folder: Path, *, workers: int, progress: Progress) -> Written:
+def write_shards(
+    plan: Plan, folder: Path, options: WriteOptions, *, workers: int, progress: Progress
+) -> Written:
     """Write the shards of `plan`, their index, sums and manifest into `folder`.
 
     Whole shards of an earlier, killed run of the same plan are kept. Raises ToolError where
@@ -64,22 +93,11 @@ def write_shards(plan: Plan, folder: Path, *, workers: int, progress: Progress) 
     started = time.perf_counter()
     with folder_lock(folder):
         remove_leftovers(folder)
+        run = _Run(plan=plan, folder=folder, options=options, workers=workers, progress=progress)
         if (folder / MANIFEST_NAME).exists():
-            manifest = Manifest.read(folder)
-            missing = _complete(plan, folder, manifest, workers, progress)
-            return _report(plan, folder, manifest, missing, started)
-        records = folder / RECORDS / "shards"
-        _claim(records, plan, folder)
-        missing = [shard for shard in range(plan.shards) if not _is_whole(plan, folder, shard)]
-        _write_missing(plan, folder, missing, workers=workers, progress=progress)
-        manifest = _finish(plan, folder)
-        shutil.rmtree(records)
-    return _report(plan, folder, manifest, missing, started)
-
-
-def _report(
-    plan: Plan, folder: Path, manifest: Manifest, missing: list[int], started: float
-) -> Written:
+            manifest, missing = run.complete(Manifest.read(folder))
+        else:
+            manifest, missing = run.begin()
     return Written(
         folder=folder,
         manifest=manifest,
@@ -89,233 +107,301 @@ def _report(
     )
 
 
-def _claim(records: Path, plan: Plan, folder: Path) -> None:
-    """Mark the folder as this plan's, or refuse it as another's."""
-    claim = records / "plan"
-    if claim.exists() and claim.read_text() != plan.fingerprint:
-        raise ToolError(_other_plan(folder))
-    if not claim.exists():
-        if any(folder.glob("*.tar")):
-            raise ToolError(
-                f"{folder} holds tars but neither a {MANIFEST_NAME} nor the records of a run that "
-                "could be completed; remove it or choose another --out"
-            )
-        atomic_write_bytes(claim, plan.fingerprint.encode())
-
-
-def _other_plan(folder: Path) -> str:
-    return (
-        f"{folder} holds shards of another plan (other images, classes or options); "
-        "remove it or choose another --out"
+def trial(plan: Plan, options: WriteOptions, workers: int) -> float:
+    """Images a second of this machine for a plan: read, encoded, hashed, but not written."""
+    started = time.perf_counter()
+    end = started + _TRIAL_SECONDS
+    run = _Run(
+        plan=plan, folder=Path(os.devnull), options=options, workers=workers, progress=Silent()
     )
+    with Reader(plan.samples.layout, plan.samples.places) as reader:
+
+        def write(shard: int, stop: Stop) -> int:
+            count = 0
+            with Path(os.devnull).open("wb") as file:
+                members = plan.members(shard)
+                writer = ShardWriter(file, Path(os.devnull), len(members))
+                for number in members.tolist():
+                    stop.check()
+                    if time.perf_counter() > end:
+                        break
+                    with contextlib.suppress(_BadImage):
+                        run.add(writer, number, reader)
+                    count += 1
+            return count
+
+        done = sum(run_jobs(write, range(min(plan.shards, 4 * workers)), workers))
+    return max(done, 1) / (time.perf_counter() - started)
 
 
-def _complete(
-    plan: Plan, folder: Path, manifest: Manifest, workers: int, progress: Progress
-) -> list[int]:
-    """Put back what is missing from a folder that was finished once; the shards written."""
-    if manifest.plan.get("fingerprint") != plan.fingerprint:
-        raise ToolError(_other_plan(folder))
-    lost = check_sizes(folder, manifest.files())
-    if INDEX_NAME in lost:
-        raise DamagedData(f"{lost[INDEX_NAME]}; remove {folder} and write the shards again")
-    missing = [shard for shard in range(plan.shards) if plan.shard_name(shard) in lost]
-    _write_missing(plan, folder, missing, workers=workers, progress=progress, expected=manifest)
-    shutil.rmtree(folder / RECORDS / "shards", ignore_errors=True)
-    sums = folder / SUMS_NAME
-    if not sums.is_file() or sums.read_bytes() != manifest.sums():
-        atomic_write_bytes(sums, manifest.sums())
-    return missing
-
-
-def _write_missing(
+def rewrite_shards(
     plan: Plan,
     folder: Path,
-    missing: list[int],
+    shards: Sequence[int],
+    prove: Prove,
+    options: WriteOptions,
     *,
     workers: int,
     progress: Progress,
-    expected: Manifest | None = None,
 ) -> None:
-    """Write shards and their records; where `expected` is given they must come out as it says."""
-    samples = plan.samples
-    count = sum(len(plan.members(shard)) for shard in missing)
-    progress.start(f"writing {plan.options.split} shards", count, "images")
-    with Reader(samples.layout, samples.places) as reader:
+    """Write some shards of a finished folder again, whose lock the caller holds.
 
-        def write(shard: int, stop: Stop) -> None:
-            path = folder / plan.shard_name(shard)
-            members = plan.members(shard)
-            with atomic_file(path) as file:
-                writer = _ShardWriter(file, path, len(members))
-                for row, number in enumerate(members):
-                    stop.check()
-                    writer.add(row, plan, int(number), reader)
-                    progress.advance(1)
-                size, sha256 = writer.close()
-                if expected is not None and sha256 != expected.shards[shard].sha256:
-                    raise DamagedData(
-                        f"{path} would come out different from its manifest: "
-                        "the source has changed since the shards were written"
-                    )
-            with atomic_file(_record(folder, shard)) as file:
-                write_columns(file, writer.columns, {"bytes": str(size), "sha256": sha256})
-
-        for _ in run_jobs(write, missing, workers):
-            pass
+    None is put in its place before `prove` has passed it.
+    """
+    run = _Run(plan=plan, folder=folder, options=options, workers=workers, progress=progress)
+    run.write(shards, prove)
 
 
-class _ShardWriter:
-    """Gathers members into chunks; hashes and writes each chunk once."""
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One call: what is written, where, and how."""
 
-    def __init__(self, file: BinaryIO, path: Path, count: int) -> None:
-        self._file = file
-        self._path = path
-        self._buffer = bytearray(_CHUNK)
-        self._used = 0
-        self._position = 0  # of the buffer's first byte in the shard
-        self._digest = hashlib.sha256()
-        self.columns: dict[str, Column] = {
-            "offset": np.zeros(count, np.uint64),
-            "xxh3": np.zeros(count, np.uint64),
-            "width": np.zeros(count, np.uint32),
-            "height": np.zeros(count, np.uint32),
-            "components": np.zeros(count, np.uint8),
-            "format": np.zeros(count, np.uint8),
-        }
+    plan: Plan
+    folder: Path
+    options: WriteOptions
+    workers: int
+    progress: Progress
 
-    def add(self, row: int, plan: Plan, number: int, reader: Reader) -> None:
-        """Append a sample's image and label, and note what the index needs."""
-        samples = plan.samples
-        size = int(samples.sizes[number])
-        self._reserve(2 * BLOCK + size + 3 * BLOCK)
-        start = self._used + BLOCK
-        view = memoryview(self._buffer)[start : start + size]
-        name = samples.names[number].decode()
-        place = int(samples.place[number])
-        reader.read_into(view, place, name, int(samples.offsets[number]))
+    # --- from the beginning, or from where a killed run ended ---
+
+    def begin(self) -> tuple[Manifest, list[int]]:
+        """Write what no earlier run has finished, and then what stands beside the shards."""
+        self._claim()
+        missing = [shard for shard in range(self.plan.shards) if not self._is_whole(shard)]
+        self.write(missing, None)
+        manifest = self._finish()
+        shutil.rmtree(self._records)
+        return manifest, missing
+
+    @property
+    def _records(self) -> Path:
+        return self.folder / RECORDS / "shards"
+
+    def _claim(self) -> None:
+        """Mark the folder as this plan's, or refuse it as another's."""
+        claim, told = self._records / "plan", f"{self.plan.fingerprint} {self.options.on_bad}"
+        if claim.exists() and claim.read_text() != told:
+            raise ToolError(self._other_plan())
+        if not claim.exists():
+            if any(self.folder.glob("*.tar")):
+                raise ToolError(
+                    f"{self.folder} holds tars but neither a {MANIFEST_NAME} nor the records of a "
+                    "run that could be completed; remove it or choose another --out"
+                )
+            atomic_write_bytes(claim, told.encode())
+
+    def _other_plan(self) -> str:
+        return (
+            f"{self.folder} holds shards of another plan (other images, classes or options); "
+            "remove it or choose another --out"
+        )
+
+    def _record(self, shard: int) -> Path:
+        return self._records / f"{shard:06d}"
+
+    def _is_whole(self, shard: int) -> bool:
+        """Whether an earlier run finished this shard. Its record is written after it, synced."""
+        path = self.folder / self.plan.shard_name(shard)
         try:
-            info = read_info(view)
+            _, told = read_columns(self._record(shard))
+            if path.stat().st_size != int(told["bytes"]):
+                return False
+        except (FileNotFoundError, DamagedData):
+            return False
+        return self.options.check == "fast" or hash_file(path)[1] == told["sha256"]
+
+    # --- a folder that was finished once ---
+
+    def complete(self, manifest: Manifest) -> tuple[Manifest, list[int]]:
+        """Put back what is missing; the manifest, and the shards that were written."""
+        plan, folder = self.plan, self.folder
+        if manifest.plan.get("fingerprint") != plan.fingerprint:
+            raise ToolError(self._other_plan())
+        lost = set(check_sizes(folder, manifest.files()))
+        index_path = folder / INDEX_NAME
+        if INDEX_NAME in lost or hash_file(index_path)[1] != manifest.index.sha256:
+            raise DamagedData(
+                f"{index_path} is missing or damaged; `imagenet-prep verify {folder} "
+                "--repair` makes it again"
+            )
+        if self.options.check == "full":
+            whole = [file for file in manifest.files() if file.name not in lost]
+            lost |= {file.name for file, _ in altered(folder, whole, self.workers, self.progress)}
+        missing = [number for number, file in enumerate(manifest.shards) if file.name in lost]
+        self.write(missing, prove_by(manifest, folder))
+        shutil.rmtree(self._records, ignore_errors=True)
+        self._write_beside(manifest, Index.read(index_path))
+        return Manifest.read(folder), missing
+
+    # --- writing ---
+
+    def write(self, shards: Sequence[int], prove: Prove | None) -> None:
+        """Write shards, each with its record; those that `prove` stands for need none."""
+        plan = self.plan
+        count = sum(len(plan.members(shard)) for shard in shards)
+        self.progress.start(f"writing {plan.options.split} shards", count, "images")
+        with Reader(plan.samples.layout, plan.samples.places) as reader:
+
+            def write(shard: int, stop: Stop) -> None:
+                self._write_shard(shard, reader, stop, prove)
+
+            for _ in run_jobs(write, shards, self.workers):
+                pass
+
+    def _write_shard(self, shard: int, reader: Reader, stop: Stop, prove: Prove | None) -> None:
+        path, members = self.folder / self.plan.shard_name(shard), self.plan.members(shard)
+        skipped: list[Skipped] = []
+        kept = 0
+        with atomic_file(path) as file:
+            writer = ShardWriter(file, path, len(members))
+            for number in members.tolist():
+                stop.check()
+                try:
+                    kept += not self.add(writer, number, reader)
+                except _BadImage as error:
+                    skipped.append(self._skip(number, error))
+                self.progress.advance(1)
+            reader.refuse_changed()
+            size, sha256 = writer.close()
+            if prove is not None:
+                prove(shard, sha256, writer.columns)
+        if prove is not None:
+            return
+        told = {
+            "bytes": str(size),
+            "sha256": sha256,
+            "skipped": json.dumps(skipped),
+            "kept": str(kept),
+        }
+        with atomic_file(self._record(shard)) as file:
+            write_columns(file, writer.columns, told)
+
+    def add(self, writer: ShardWriter, number: int, reader: Reader) -> bool:
+        """Append an image as the plan's encoder makes it; whether that changed it."""
+        samples = self.plan.samples
+        place, name = int(samples.place[number]), samples.names[number].decode()
+        encoder = self.options.encoder
+        size = int(samples.sizes[number])
+        room = writer.room(size) if encoder is None else memoryview(bytearray(size))
+        reader.read_into(room, place, name, int(samples.offsets[number]))
+        try:
+            info = read_info(room)
+            encoded = None if encoder is None else encoder.encode(room, info)
         except DamagedData as error:
-            raise DamagedData(f"{samples.places[place]}: {name}: {error}") from None
-        columns = self.columns
-        columns["offset"][row] = self._position + start
-        columns["xxh3"][row] = xxhash.xxh3_64_intdigest(view)
-        columns["width"][row], columns["height"][row] = info.width, info.height
-        columns["components"][row], columns["format"][row] = info.components, info.format
-        key = samples.keys[number].decode()
-        self._frame(f"{key}.{info.format.extension}", size)
-        self._add_label(key, int(samples.labels[number]))
+            raise _BadImage(str(error)) from None
+        if encoded is not None:
+            info = read_info(encoded)
+        if encoder is not None:
+            data = room if encoded is None else encoded
+            room = writer.room(len(data))
+            room[:] = data
+        key, label = samples.keys[number].decode(), int(samples.labels[number])
+        writer.add(room, number, key, label, info)
+        return encoded is not None
 
-    def _add_label(self, key: str, label: int) -> None:
-        if label == UNLABELLED:
-            return
-        text = b"%d" % label
-        start = self._used + BLOCK
-        self._buffer[start : start + len(text)] = text
-        self._frame(f"{key}.cls", len(text))
+    def _skip(self, number: int, error: _BadImage) -> Skipped:
+        """Leave an image out, where that was asked for; else DamagedData with its place."""
+        samples = self.plan.samples
+        name = samples.names[number].decode()
+        if self.options.on_bad == "fail":
+            place = samples.places[int(samples.place[number])]
+            raise DamagedData(
+                f"{place}: {name}: {error}; mend or remove it, or pass --on-bad skip"
+            ) from None
+        self.progress.note(f"left out {name}: {error}")
+        return Skipped(samples.keys[number].decode(), name, str(error))
 
-    def _frame(self, name: str, size: int) -> None:
-        """Put the header before and the padding after a member that lies in the buffer."""
-        buffer, start = self._buffer, self._used
-        buffer[start : start + BLOCK] = header(name, size)
-        end = start + BLOCK + size
-        self._used = end + padding(size)
-        buffer[end : self._used] = bytes(padding(size))
+    # --- what stands beside the shards ---
 
-    def _reserve(self, size: int) -> None:
-        if self._used + size <= len(self._buffer):
-            return
-        self._flush()
-        if size > len(self._buffer):
-            self._buffer = bytearray(size)
+    def _finish(self) -> Manifest:
+        """Join the shards' records into the index and write what stands beside the shards."""
+        plan = self.plan
+        records = [read_columns(self._record(shard)) for shard in range(plan.shards)]
+        skipped = tuple(
+            Skipped(*each) for _, told in records for each in json.loads(told["skipped"])
+        )
+        kept = None
+        if self.options.encoder is not None:
+            kept = sum(int(told["kept"]) for _, told in records)
+        index = build_index(plan, [columns for columns, _ in records], skipped, kept)
+        if not len(index):
+            raise DamagedData(f"{self.folder}: none of the {len(plan.samples)} images is readable")
+        with atomic_file(self.folder / INDEX_NAME) as file:
+            index.write(file)
+        manifest = Manifest(
+            split=plan.options.split,
+            samples=len(index),
+            classes=plan.classes,
+            plan=_described(plan),
+            content=index.content_digest(),
+            index=_file(self.folder / INDEX_NAME, len(index)),
+            shards=tuple(
+                File(
+                    name=plan.shard_name(shard),
+                    bytes=int(told["bytes"]),
+                    sha256=told["sha256"],
+                    samples=len(columns["offset"]),
+                )
+                for shard, (columns, told) in enumerate(records)
+            ),
+            skipped=skipped,
+            kept=kept,
+        )
+        return self._write_beside(manifest, index)
 
-    def _flush(self) -> None:
-        view = memoryview(self._buffer)[: self._used]
-        with named(self._path):
-            self._file.write(view)
-        self._digest.update(view)
-        self._position += self._used
-        self._used = 0
-
-    def close(self) -> tuple[int, str]:
-        """End the archive; its length in bytes and SHA-256 (hex)."""
-        self._flush()
-        end = trailer(self._position)
-        self._file.write(end)
-        self._digest.update(end)
-        return self._position + len(end), self._digest.hexdigest()
-
-
-def _record(folder: Path, shard: int) -> Path:
-    return folder / RECORDS / "shards" / f"{shard:06d}"
-
-
-def _read_record(folder: Path, shard: int) -> tuple[dict[str, Column], dict[str, str]]:
-    return read_columns(_record(folder, shard))
-
-
-def _is_whole(plan: Plan, folder: Path, shard: int) -> bool:
-    """Whether an earlier run finished this shard. Its record is written after it, synced."""
-    try:
-        size = int(_read_record(folder, shard)[1]["bytes"])
-        return (folder / plan.shard_name(shard)).stat().st_size == size
-    except (FileNotFoundError, DamagedData):
-        return False
+    def _write_beside(self, manifest: Manifest, index: Index) -> Manifest:
+        """Write the files for other readers, the sums and, last, the manifest that lists them."""
+        extras = {extra.name: extra for extra in manifest.extras}
+        wanted = extra_files(index, manifest.shards, self.options.for_readers, self.folder)
+        for name, data, samples in wanted:
+            sha256 = hashlib.sha256(data).hexdigest()
+            file = File(name=name, bytes=len(data), sha256=sha256, samples=samples)
+            path = self.folder / name
+            if extras.setdefault(name, file) != file:
+                raise DamagedData(
+                    f"{path} would come out different from its manifest, so something is damaged; "
+                    f"run `imagenet-prep verify {self.folder} --repair`"
+                )
+            if not path.is_file() or path.read_bytes() != data:
+                atomic_write_bytes(path, data, sync=False)
+        sync_file_system(self.folder)
+        manifest = replace(manifest, extras=tuple(extras[name] for name in sorted(extras)))
+        for name, data in ((SUMS_NAME, manifest.sums()), (MANIFEST_NAME, manifest.to_bytes())):
+            path = self.folder / name
+            if not path.is_file() or path.read_bytes() != data:
+                atomic_write_bytes(path, data)
+        return manifest
 
 
-def _finish(plan: Plan, folder: Path) -> Manifest:
-    """Join the shards' records into the index and write what stands beside the shards."""
-    records = [_read_record(folder, shard) for shard in range(plan.shards)]
-    index = build_index(plan, [columns for columns, _ in records])
-    with atomic_file(folder / INDEX_NAME) as file:
-        index.write(file)
-    manifest = Manifest(
+class _BadImage(DamagedData):
+    """An image that cannot be stored; the reason alone."""
+
+
+def build_index(
+    plan: Plan, parts: list[dict[str, Column]], skipped: Sequence[Skipped], kept: int | None
+) -> Index:
+    """The index of a plan whose shards' own columns are `parts`, shard by shard."""
+    samples = plan.samples
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    numbers = columns.pop("number").astype(np.int64)
+    counts = [len(part["number"]) for part in parts]
+    columns |= {
+        "key": samples.keys[numbers],
+        "name": samples.names[numbers],
+        "label": samples.labels[numbers],
+        # Of a plan whose samples are all there, the canonical number is the number in the plan.
+        "rank": np.searchsorted(np.sort(numbers), numbers).astype(np.uint32),
+        "shard": np.repeat(np.arange(len(parts), dtype=np.uint32), counts),
+    }
+    header = make_header(
         split=plan.options.split,
-        samples=len(index),
+        layout=SHARDS_LAYOUT,
+        files=[plan.shard_name(number) for number in range(plan.shards)],
         classes=plan.classes,
         plan=_described(plan),
-        content=index.content_digest(),
-        index=_file(folder / INDEX_NAME, len(index)),
-        shards=tuple(
-            File(
-                name=plan.shard_name(shard),
-                bytes=int(metadata["bytes"]),
-                sha256=metadata["sha256"],
-                samples=len(columns["offset"]),
-            )
-            for shard, (columns, metadata) in enumerate(records)
-        ),
+        skipped=[each._asdict() for each in skipped],
+        kept=kept,
     )
-    atomic_write_bytes(folder / SUMS_NAME, manifest.sums())
-    atomic_write_bytes(folder / MANIFEST_NAME, manifest.to_bytes())
-    return manifest
-
-
-def build_index(plan: Plan, parts: list[dict[str, Column]]) -> Index:
-    """The index of a plan whose shards' own columns are `parts`, shard by shard."""
-    order, samples = plan.order, plan.samples
-    shard: npt.NDArray[np.uint32] = np.repeat(
-        np.arange(len(parts), dtype=np.uint32), [len(part["offset"]) for part in parts]
-    )
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    columns |= {
-        "key": samples.keys[order],
-        "name": samples.names[order],
-        "label": samples.labels[order],
-        "rank": order.astype(np.uint32),
-        "size": samples.sizes[order].astype(np.uint32),
-        "shard": shard,
-    }
-    header = {
-        "format": INDEX_FORMAT,
-        "version": INDEX_VERSION,
-        "split": plan.options.split,
-        "layout": "shards",
-        "files": [plan.shard_name(number) for number in range(plan.shards)],
-        "classes": [each._asdict() for each in plan.classes],
-        "plan": _described(plan),
-    }
     return Index(header=header, columns=columns)
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from prep.build import build_shards
+from prep.build import BuildOptions, build_shards
 from prep.sample_data import SampleData, write_sample_data
-from prep.sources import find_sources
 from shards.progress import Silent
+from shards.writer import WriteOptions
 
 PICTURES = Path(__file__).parent / "pictures"
 SECONDS = 240  # until a process that hangs fails its test; a busy machine takes its time
@@ -69,16 +69,11 @@ def build() -> Callable[..., Any]:
     """`build_shards` of whatever the paths are, with the usual options."""
 
     def run_build(*paths: Path, out: Path, **options: Any) -> Any:
-        chosen: dict[str, Any] = {
-            "labels": None,
-            "classes": None,
-            "seed": 0,
-            "samples_per_shard": 16,
-            "workers": 2,
-            "progress": Silent(),
-        }
-        sources = find_sources(paths, options.pop("split", None))
-        return build_shards(sources, out, **(chosen | options))
+        workers, progress = options.pop("workers", 2), options.pop("progress", Silent())
+        split = options.pop("split", None)
+        write = WriteOptions(**options.pop("write", {}))
+        chosen = BuildOptions(**({"samples_per_shard": 16} | options), write=write)
+        return build_shards(paths, split, out, chosen, workers=workers, progress=progress)
 
     return run_build
 

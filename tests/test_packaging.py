@@ -86,8 +86,8 @@ def test_wheel_commands(wheel):
 # --- make ---------------------------------------------------------------------------------------
 
 TARGETS = (
-    "help install simd demo test test-all check bench extract shard verify train eval export "
-    "docker clean"
+    "help install simd demo test test-all check bench extract organize shard verify train eval "
+    "export docker clean"
 )
 
 

@@ -13,20 +13,28 @@ import os
 import platform
 import statistics
 import tarfile
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from prep.sample_data import write_sample_data
 from shards.progress import Silent
 
+Setup = TypeVar("Setup")
+
 
 @dataclass
 class Bench:
-    """The rows of one benchmark; `rate` is better when larger."""
+    """The rows of one comparison; a figure is a rate, better when larger.
+
+    `title` tells the comparisons of one benchmark apart.
+    """
 
     unit: str
     rounds: int
+    title: str = ""
     runs: dict[str, list[float]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -34,27 +42,59 @@ class Bench:
         """Run every way once a round; a way returns its rate."""
         for _ in range(self.rounds):
             for name, way in ways.items():
-                self.runs.setdefault(name, []).append(way())
+                self.add(name, way())
+
+    def add(self, name: str, rate: float) -> None:
+        """Take the figure of one run of one way."""
+        self.runs.setdefault(name, []).append(rate)
+
+    def medians(self) -> dict[str, float]:
+        """The median of each way."""
+        return {name: statistics.median(runs) for name, runs in self.runs.items()}
+
+    def ratios(self, ours: str) -> dict[str, float]:
+        """How many times faster ours is than each other way; empty where ours is not there."""
+        medians = self.medians()
+        mine = medians.pop(ours, None)
+        return {} if mine is None else {name: mine / value for name, value in medians.items()}
+
+    def show(self, ours: str) -> None:
+        """Print the table."""
+        ratios = self.ratios(ours)
+        print(f"| {self.title or 'way'} | {self.unit} (min - max) | ours is |\n|---|---|---|")
+        for name, value in self.medians().items():
+            runs = self.runs[name]
+            spread = f" ({_figure(min(runs))} - {_figure(max(runs))})" if len(runs) > 1 else ""
+            ratio = f"{ratios[name]:.2f}x" if name in ratios else ""
+            print(f"| {name} | {_figure(value)}{spread} | {ratio} |")
+        for name, reason in self.absent.items():
+            print(f"| {name} | absent: {reason} | |")
 
     def report(self, ours: str, options: argparse.Namespace) -> None:
         """Print the table, and write --json where asked for."""
-        medians = {name: statistics.median(runs) for name, runs in self.runs.items()}
-        ratios = {f"ours/{name}": medians[ours] / value for name, value in medians.items()}
-        del ratios[f"ours/{ours}"]
-        print(f"| way | {self.unit} (min - max) | ours is |\n|---|---|---|")
-        for name, value in medians.items():
-            runs = self.runs[name]
-            ratio = f"{medians[ours] / value:.2f}x" if name != ours else ""
-            print(f"| {name} | {value:,.0f} ({min(runs):,.0f} - {max(runs):,.0f}) | {ratio} |")
-        for name, reason in self.absent.items():
-            print(f"| {name} | absent: {reason} | |")
+        self.show(ours)
         if options.json:
-            rows = [
-                {"name": name, "value": medians[name], "unit": self.unit, "runs": runs}
-                for name, runs in self.runs.items()
-            ]
-            result = {"machine": machine(), "rows": rows, "ratios": ratios, "absent": self.absent}
-            options.json.write_text(json.dumps(result, indent=1) + "\n")
+            write_json([self], ours, options.json)
+
+
+def _figure(value: float) -> str:
+    """Three digits, or more where they stand before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def write_json(benches: Sequence[Bench], ours: str, path: Path) -> None:
+    """Write the figures of all comparisons, each under its title."""
+    result: dict[str, Any] = {"machine": machine(), "rows": [], "ratios": {}, "absent": {}}
+    for bench in benches:
+        title = f"{bench.title}: " if bench.title else ""
+        result["rows"] += [
+            {"name": title + name, "value": value, "unit": bench.unit, "runs": bench.runs[name]}
+            for name, value in bench.medians().items()
+        ]
+        ratios = bench.ratios(ours).items()
+        result["ratios"] |= {f"{title}ours/{name}": value for name, value in ratios}
+        result["absent"] |= {title + name: reason for name, reason in bench.absent.items()}
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def machine() -> dict[str, object]:
@@ -65,21 +105,64 @@ def machine() -> dict[str, object]:
         "cpu": model.partition(":")[2].strip(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
+        "kernel": platform.release(),
+        "load_average": os.getloadavg()[0],
     }
 
 
-def parse(description: str) -> argparse.Namespace:
-    """The options that all benchmarks have."""
-    parser = argparse.ArgumentParser(description=description)
+def parse(
+    description: str, *, count: int = 6000, more: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.Namespace:
+    """The options that all benchmarks have and those of `more`; --quick takes count / 10."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        parents=list(more),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--images", type=Path, help="tar or folder of JPEGs to work on")
     parser.add_argument("--count", type=int, help="pictures; the given ones are repeated")
     parser.add_argument("--rounds", type=int, help="how often each way runs")
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    options.count = options.count or (600 if options.quick else 6000)
+    options.count = options.count or (count // 10 if options.quick else count)
     options.rounds = options.rounds or (2 if options.quick else 5)
     return options
+
+
+def parse_sections(
+    description: str,
+    sections: Collection[str],
+    *,
+    count: int,
+    more: Sequence[argparse.ArgumentParser] = (),
+) -> argparse.Namespace:
+    """The options of `parse`, names of sections, and where to work."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
+    parser.add_argument("--memory", type=Path, default="/dev/shm", help="a tmpfs")  # noqa: S108
+    parser.add_argument("--disk", type=Path, default=tempfile.gettempdir(), help="a folder on disk")
+    options = parse(description, count=count, more=[parser, *more])
+    unknown = set(options.sections) - set(sections)
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(sections)}")
+    return options
+
+
+def run_sections(
+    sections: Mapping[str, Callable[[Setup], Iterator[Bench]]],
+    setup: Setup,
+    options: argparse.Namespace,
+) -> None:
+    """Run the sections that are named, or all, and show each comparison when it is complete."""
+    benches: list[Bench] = []
+    for name in options.sections or sections:
+        for bench in sections[name](setup):
+            bench.show("ours")
+            print(f"\nload average now: {os.getloadavg()[0]:.1f}\n", flush=True)
+            benches.append(bench)
+    if options.json:
+        write_json(benches, "ours", options.json)
 
 
 def pictures(options: argparse.Namespace, scratch: Path) -> list[bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prep.archives import class_images, class_tars, flat_images, opened, recognise
+from prep.archives import archive_bytes, class_images, class_tars, flat_images, recognise
 from prep.ilsvrc import ArchiveKind
 from shards.errors import DamagedData, ToolError
 
@@ -20,9 +20,9 @@ WriteTar = Callable[..., Path]
 
 
 def test_the_three_archives_are_told_apart(archives: Any) -> None:
-    assert recognise(archives.train) is ArchiveKind.TRAIN
-    assert recognise(archives.val) is ArchiveKind.VALIDATION
-    assert recognise(archives.devkit) is ArchiveKind.DEVKIT
+    assert recognise(archives.train).kind is ArchiveKind.TRAIN
+    assert recognise(archives.val).kind is ArchiveKind.VALIDATION
+    assert recognise(archives.devkit).kind is ArchiveKind.DEVKIT
 
 
 @pytest.mark.parametrize("prefix", ["", "test/"])
@@ -30,16 +30,16 @@ def test_the_test_archive_is_known_in_both_its_forms(
     prefix: str, write_tar: WriteTar, tmp_path: Path
 ) -> None:
     path = write_tar(tmp_path / "t.tar", {f"{prefix}ILSVRC2012_test_00000001.JPEG": b"x"})
-    assert recognise(path) is ArchiveKind.TEST
-    with opened(path) as descriptor:
-        names = [member.name for member in flat_images(descriptor, path)]
+    assert recognise(path).kind is ArchiveKind.TEST
+    with archive_bytes(path) as source:
+        names = [member.name for member in flat_images(source, path)]
     assert names == ["ILSVRC2012_test_00000001.JPEG"]
 
 
 def test_the_name_of_an_archive_says_nothing(archives: Any, tmp_path: Path) -> None:
     other = tmp_path / "ILSVRC2012_img_val.tar"
     other.symlink_to(archives.train)
-    assert recognise(other) is ArchiveKind.TRAIN
+    assert recognise(other).kind is ArchiveKind.TRAIN
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_another_tar_is_said_to_begin_with_what_it_does(
 
 
 def listed(path: Path) -> dict[str, list[str]]:
-    with opened(path) as descriptor:
+    with archive_bytes(path) as source:
         return {
-            tar.wnid: [image.name for image in class_images(descriptor, path, tar)]
-            for tar in class_tars(descriptor, path)
+            tar.wnid: [image.name for image in class_images(source, path, tar)]
+            for tar in class_tars(source, path)
         }
 
 
@@ -101,9 +101,12 @@ def test_a_stranger_among_the_class_tars_is_refused(
 
 def test_a_class_tar_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.tar"
+    empty = bytes(1024)
     with tarfile.open(path, "w") as archive:
         for _ in range(2):
-            archive.addfile(tarfile.TarInfo("n01440764.tar"))
+            member = tarfile.TarInfo("n01440764.tar")
+            member.size = len(empty)
+            archive.addfile(member, io.BytesIO(empty))
     with pytest.raises(DamagedData, match=r"'n01440764\.tar' is there twice"):
         listed(path)
 

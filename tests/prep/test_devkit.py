@@ -46,9 +46,11 @@ def our_meta(rows: tuple[tuple[Any, ...], ...] = ROWS) -> bytes:
     )
 
 
-def scipy_meta(*, compressed: bool = True, number: type = float) -> bytes:
-    synsets = np.zeros((len(ROWS), 1), dtype=[(name, object) for name in FIELDS])
-    for position, row in enumerate(ROWS):
+def scipy_meta(
+    rows: tuple[tuple[Any, ...], ...] = ROWS, *, compressed: bool = True, number: type = float
+) -> bytes:
+    synsets = np.zeros((len(rows), 1), dtype=[(name, object) for name in FIELDS])
+    for position, row in enumerate(rows):
         synsets[position, 0] = tuple(
             value if isinstance(value, str) else np.array(value, dtype=number, ndmin=2)
             for value in row
@@ -131,14 +133,28 @@ def test_reads_synsets_and_ground_truth(tmp_path: Path, meta: bytes) -> None:
     assert kit.validation_wnids() == ("n02100735", "n02119789", "n02119789")
 
 
-def test_the_full_ground_truth_gives_the_built_in_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write_meta", [our_meta, scipy_meta])
+def test_a_whole_devkit_gives_the_built_in_labels(
+    write_meta: Callable[..., bytes], tmp_path: Path
+) -> None:
+    """Read by us and by SciPy, as torchvision reads it: IDs of leaves, looked up in meta.mat.
+
+    The ground truth is the built-in table in IDs; tests/prep/test_ilsvrc.py pins its digest.
+    """
     wnids = ilsvrc.id_to_wnid()
     ids = {wnid: number for number, wnid in enumerate(wnids, start=1)}
     expected = [ilsvrc.classes()[label].wnid for label in ilsvrc.validation_labels()]
     truth = "".join(f"{ids[wnid]}\n" for wnid in expected).encode()
-    rows = tuple((number, wnid, "", "", 0, (), 0, 0) for wnid, number in ids.items())
-    kit = devkit.read_devkit(make_devkit(tmp_path / "kit.tgz", meta=our_meta(rows), truth=truth))
-    assert list(kit.validation_wnids()) == expected
+    leaves = tuple((number, wnid, "a, b", "", 0, (), 0, 1300) for wnid, number in ids.items())
+    root = (1001, "n00001740", "entity", "", 2, (1, 2), 1, 0)
+    meta = write_meta((*leaves, root))
+    path = make_devkit(tmp_path / "kit.tgz", meta=meta, truth=truth)
+    assert list(devkit.read_devkit(path).validation_wnids()) == expected
+
+    synsets = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"].tolist()
+    wnid_of = {int(entry[0]): str(entry[1]) for entry in synsets if int(entry[4]) == 0}
+    assert len(wnid_of) == ilsvrc.CLASSES
+    assert [wnid_of[int(line)] for line in truth.splitlines()] == expected
 
 
 def refusal(path: Path) -> str:

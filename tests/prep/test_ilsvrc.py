@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from prep import ilsvrc
 
@@ -46,6 +49,41 @@ def test_labels_as_ids_are_the_devkits_ground_truth() -> None:
     wnids = [ilsvrc.classes()[label].wnid for label in ilsvrc.validation_labels()[:10]]
     assert wnids[0] == "n01751748"
     assert [ids[wnid] for wnid in wnids] == [490, 361, 171, 822, 297, 482, 13, 704, 599, 164]
+
+
+def test_labels_are_the_published_ones_to_the_last() -> None:
+    """Digests of what valprep.sh says, a wnid a line, and of the same in the devkit's IDs."""
+    ids = {wnid: number for number, wnid in enumerate(ilsvrc.id_to_wnid(), start=1)}
+    wnids = [ilsvrc.classes()[label].wnid for label in ilsvrc.validation_labels()]
+    lines = {"valprep": wnids, "devkit": [ids[wnid] for wnid in wnids]}
+    digests = {
+        name: hashlib.sha256("".join(f"{line}\n" for line in of).encode()).hexdigest()
+        for name, of in lines.items()
+    }
+    assert digests == {
+        "valprep": "313fc3f23c864dde9183c9a368809065765dd1b657a6904fded44e3e46d34604",
+        "devkit": "88d44095bd81cb785618db8e72eeb025fa1f646adf359d9b0efbf625244e0df3",
+    }
+
+
+def test_tables_are_those_they_were_packed_from(real_data: Path) -> None:
+    sources = {
+        "wnids": real_data / "ilsvrc2012_val_wnids.txt",
+        "ids": real_data / "ilsvrc2012_id.tsv",
+        "classes": real_data / "ilsvrc2012_classes.tsv",
+    }
+    if not all(path.exists() for path in sources.values()):
+        pytest.skip(f"{real_data} does not hold {', '.join(map(str, sources.values()))}")
+    rows = {
+        name: [line.split("\t") for line in path.read_text().splitlines()]
+        for name, path in sources.items()
+    }
+    classes = ilsvrc.classes()
+    assert [[classes[label].wnid] for label in ilsvrc.validation_labels()] == rows["wnids"]
+    assert [[str(n), wnid] for n, wnid in enumerate(ilsvrc.id_to_wnid(), 1)] == [
+        row[:2] for row in rows["ids"]
+    ]
+    assert [[str(n), each.wnid, each.name] for n, each in enumerate(classes)] == rows["classes"]
 
 
 def test_archive_table() -> None:

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,20 @@ def test_second_run_redoes_nothing_and_a_lost_archive_comes_back(tmp_path: Path)
     assert sums(tmp_path) == before
 
 
+def test_the_record_names_what_was_asked_for(tmp_path: Path) -> None:
+    make(tmp_path / "plain")
+    write_sample_data(tmp_path / "odd", classes=2, seed=3, quirks=True, progress=Silent())
+    recorded = [
+        json.loads((tmp_path / folder / RECORDS / "sample-data.json").read_bytes())["parameters"]
+        for folder in ("plain", "odd")
+    ]
+    # Keys that are absent mean the same as before there were quirks: old folders stay valid.
+    assert recorded == [
+        {"classes": CLASSES, "train_per_class": TRAIN, "val_per_class": VAL, "seed": 0},
+        {"classes": 2, "train_per_class": 100, "val_per_class": 20, "seed": 3, "quirks": True},
+    ]
+
+
 def test_other_parameters_are_refused(tmp_path: Path) -> None:
     make(tmp_path)
     before = sums(tmp_path)
@@ -222,7 +237,16 @@ def test_an_altered_archive_is_refused(tmp_path: Path) -> None:
     assert archive.read_bytes() == data
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"version": 1}',
+        b'{"version": 1, "parameters": 3, "archives": {}}',
+        b"\xff",
+    ],
+)
 def test_a_damaged_record_is_refused(tmp_path: Path, content: bytes) -> None:
     record = tmp_path / RECORDS / "sample-data.json"
     record.parent.mkdir()
@@ -258,6 +282,13 @@ def test_impossible_counts_are_wrong_usage(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["classes", "train_per_class", "val_per_class"])
+def test_full_scale_has_its_own_counts(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UsageError, match="leave out --full-scale, or --classes"):
+        write_sample_data(tmp_path / "out", full_scale=True, progress=Silent(), **{option: 1})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_killed_run_is_completed_by_the_next(sample: SampleData, tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path\n"
@@ -267,7 +298,7 @@ def test_a_killed_run_is_completed_by_the_next(sample: SampleData, tmp_path: Pat
         "    left = int(sys.argv[2])\n"
         "    def advance(self, amount):\n"
         "        self.left -= amount\n"
-        "        if not self.left: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        if self.left <= 0: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"write_sample_data(Path(sys.argv[1]), classes={CLASSES}, train_per_class={TRAIN},\n"
         f"                  val_per_class={VAL}, progress=Deadly())\n"
     )
@@ -281,6 +312,31 @@ def test_a_killed_run_is_completed_by_the_next(sample: SampleData, tmp_path: Pat
         assert len(names) == whole
     assert make(tmp_path).written == 2
     assert sums(tmp_path) == sums(sample.train.parent)
+
+
+def test_the_command_says_what_it_made(
+    run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    options = ("--classes", 2, "--train-per-class", 4, "--val-per-class", 1)
+    command = ("imagenet-prep", "sample-data", "--out", tmp_path, "--quirks", *options)
+    first, second = run(*command), run(*command, "--json")
+    lines = first.stdout.splitlines()
+    assert lines[0].startswith(f"{tmp_path}: 10 images in 2 classes (")
+    assert lines[1].split() == ["image", "quirk"]
+    found = json.loads(second.stdout)
+    assert dict(line.split() for line in lines[2:]) == found["quirks"]
+    assert len(found["quirks"]) == 8
+    assert found["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("ILSVRC2012_*"))
+    assert {name: found[name] for name in ("classes", "images", "train_images", "val_images")} == {
+        "classes": 2, "images": 10, "train_images": 8, "val_images": 2
+    }  # fmt: skip
+    assert (found["out"], found["written"]) == (str(tmp_path), 0)
+    other = run("imagenet-prep", "sample-data", "--out", tmp_path, *options)
+    assert other.returncode == 1
+    assert "quirks True, not with" in other.stderr
+    wrong = run("imagenet-prep", "sample-data", "--out", tmp_path, "--full-scale", *options)
+    assert wrong.returncode == 2
+    assert "full scale has ILSVRC2012's own numbers" in wrong.stderr
 
 
 def test_looks_of_ten_classes_use_every_texture_and_differ() -> None:

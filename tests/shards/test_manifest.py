@@ -13,7 +13,7 @@ import pytest
 
 from shards.durable import RECORDS
 from shards.errors import DamagedData, ToolError
-from shards.manifest import MANIFEST_NAME, File, Manifest, check_sizes
+from shards.manifest import MANIFEST_NAME, File, Manifest, Skipped, check_sizes
 from shards.plan import canonical_json
 from shards.sample import Class
 
@@ -24,6 +24,9 @@ MANIFEST = Manifest(
     plan={"seed": 0, "fingerprint": "f" * 64},
     content="c" * 64,
     index=File(name="index.safetensors", bytes=5, sha256="1" * 64, samples=3),
+    extras=(File(name="imagenet-val-000000.idx", bytes=9, sha256="c" * 64, samples=2),),
+    skipped=(Skipped("k", "k.JPEG", "it is empty"),),
+    kept=1,
     shards=(File(name="imagenet-val-000000.tar", bytes=10_240, sha256="2" * 64, samples=3),),
 )
 
@@ -31,7 +34,7 @@ MANIFEST = Manifest(
 def test_the_bytes_are_pinned() -> None:
     assert (
         hashlib.sha256(MANIFEST.to_bytes()).hexdigest()
-        == "8f0a8946e084f8e771875f9e86ad92dc800f5db1916101e608d5fdf501d3616b"
+        == "cc5d01cdcdca383f99ff5ecd24109f5f11aaede29b7cfccc15184aa9dce47a55"
     )
 
 
@@ -43,11 +46,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_the_sums_cover_every_other_file() -> None:
     lines = MANIFEST.sums().decode().splitlines()
     assert [line[66:] for line in lines] == [
+        "imagenet-val-000000.idx",
         "imagenet-val-000000.tar",
         "index.safetensors",
         "manifest.json",
     ]
-    assert lines[2][:64] == hashlib.sha256(MANIFEST.to_bytes()).hexdigest()
+    assert lines[3][:64] == hashlib.sha256(MANIFEST.to_bytes()).hexdigest()
 
 
 def forged(change: Callable[[dict[str, Any]], object]) -> bytes:
@@ -145,6 +149,7 @@ def test_a_folder_without_one_says_what_is_there(tmp_path: Path) -> None:
 def test_missing_and_short_files_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "index.safetensors").write_bytes(b"1234")
     assert check_sizes(tmp_path, MANIFEST.files()) == {
+        "imagenet-val-000000.idx": f"{tmp_path}/imagenet-val-000000.idx is missing",
         "imagenet-val-000000.tar": f"{tmp_path}/imagenet-val-000000.tar is missing",
         "index.safetensors": f"{tmp_path}/index.safetensors has 4 bytes instead of 5",
     }

@@ -86,7 +86,7 @@ def test_epochs_seeds_and_streams_give_different_orders() -> None:
         for stream in Stream
         for number in (0, 1, 2)
     }
-    assert len(orders) == 2 * 3 * 3
+    assert len(orders) == 2 * len(Stream) * 3
 
 
 def test_every_place_gets_every_sample_equally_often() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shards.errors import DamagedData, ToolError
-from shards.tar import BLOCK, Member, header, padding, scan, trailer
+from shards.tar import BLOCK, FileBytes, Member, header, padding, scan, trailer
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -24,7 +24,7 @@ def members_of(path: Path, start: int = 0, end: int | None = None) -> list[Membe
     found = []
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        for member in scan(descriptor, path, start, end):
+        for member in scan(FileBytes(descriptor), path, start, end):
             found.append(member)
             assert len(found) <= path.stat().st_size // BLOCK
     finally:
@@ -280,7 +280,7 @@ def test_every_truncation_is_noticed_and_what_came_before_is_sound(
         cut.write_bytes(data[:size])
         found: list[Member] = []
         with cut.open("rb") as file, pytest.raises(DamagedData, match=r"cut\.tar") as raised:
-            found.extend(scan(file.fileno(), cut))  # keeps what came before the error
+            found.extend(scan(FileBytes(file.fileno()), cut))  # keeps what came before the error
         assert found == whole[: len(found)]
         assert len(found) == sum(each.offset + each.size <= size for each in whole)
         assert "truncated" in str(raised.value) or "claims" in str(raised.value)

@@ -25,21 +25,25 @@ from shards.plan import Plan, PlanOptions
 from shards.progress import Silent
 from shards.sample import UNLABELLED, Class, FoundImage, Layout, Samples
 from shards.verify import verify_shards
-from shards.writer import Written, write_shards
+from shards.writer import WriteOptions, Written, write_shards
 
 Build = Callable[..., list[Written]]
 Sums = Callable[[Path], dict[str, str]]
 
 # What the classes of the fixture `folders` give with four samples a shard and the seed 0.
 GOLDEN_FILES = {
-    "SHA256SUMS": "b4c1ced0547e49291c31f9d2846d43e49694a99306fc026e87095f341f357c83",
+    "SHA256SUMS": "e51f73f93c6cb6b69d3d3317fcf7bae21b4f89ec182fd9fed75c606f144daf14",
+    "imagenet-train-000000.idx": "f49258a35c9ad5d78439f9e0e67b3badd170f7d7a9d97c5db942da0914a80d7e",
     "imagenet-train-000000.tar": "ebdb6602ba4fb694c6dc23d3a4125b40ed435b9a638aeb8a220e5e22849dfa0a",
+    "imagenet-train-000001.idx": "03f6e0088df656c09aa9d98cc9f612b7d47aab320e96c7dcc9b08dcedbaacdf0",
     "imagenet-train-000001.tar": "9fb13e101d7d236fede35495bc518d74e8298b92bc0491bdd081e739b4d73f5b",
+    "imagenet-train-000002.idx": "01e7f6d83bae4cc9f8dc67df9b2c1135a5cbe886f1487df70457cab9f6ad5b2d",
     "imagenet-train-000002.tar": "a18d9aa952b68ffdd64f66e9339deaadfd323cd9fa2c946fabd66c5ee8c53e6c",
-    "index.safetensors": "5598024942a19591cf53efc0493d668a669d9ceda0fc68be7ca36795074451b0",
-    "manifest.json": "3fe290746f28afe0543119a932a9a9c82e9e6e3d772a97373855075b99f76e9e",
+    "index.safetensors": "3ff69dd968e97eb6658426512c65bca9c522851c81b70a8a7d6030684d251939",
+    "manifest.json": "4f899e9a005d5de1e5595a9ab8271585eee0d99c7167db342f56734356567dc6",
 }
 GOLDEN = {f"train/{name}": digest for name, digest in GOLDEN_FILES.items()}
+GOLDEN["_info.json"] = "84743a3738f08ba6e275edbd21642ac52bb761617f6ff049e5f474d07c3a3eb8"
 GOLDEN_FINGERPRINT = "673772675ad00aded6274e1f0a53fc65b065fe4a6342a5c38bb39faf2be56177"
 GOLDEN_CONTENT = "edf8dfb988b6ba10a4661d6473d43565333718f5c71328db824ddd1c4be943d7"
 
@@ -375,13 +379,17 @@ def test_a_source_shorter_than_listed_is_refused(
         FoundImage("1.jpg", 0, 0, len(jpeg(0)), len(jpeg(1))),
     ]
     with pytest.raises(DamagedData, match=f"{path} ends at byte"):
-        write_shards(plan_of(path, images), tmp_path / "out", workers=1, progress=Silent())
+        write_shards(
+            plan_of(path, images), tmp_path / "out", WriteOptions(), workers=1, progress=Silent()
+        )
     assert [path.name for path in (tmp_path / "out").iterdir()] == [RECORDS]
 
 
 def test_no_samples_make_no_shards(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="no samples"):
-        write_shards(plan_of(tmp_path, []), tmp_path / "out", workers=1, progress=Silent())
+        write_shards(
+            plan_of(tmp_path, []), tmp_path / "out", WriteOptions(), workers=1, progress=Silent()
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -389,7 +397,9 @@ def test_images_without_labels_get_none(jpeg: Callable[[int], bytes], tmp_path: 
     path = tmp_path / "images"
     path.write_bytes(jpeg(0))
     images = [FoundImage("ILSVRC2012_test_00000001.JPEG", UNLABELLED, 0, 0, len(jpeg(0)))]
-    write_shards(plan_of(path, images), tmp_path / "out", workers=1, progress=Silent())
+    write_shards(
+        plan_of(path, images), tmp_path / "out", WriteOptions(), workers=1, progress=Silent()
+    )
     assert list(members(tmp_path / "out")) == ["ILSVRC2012_test_00000001.jpg"]
     assert not verify_shards(tmp_path / "out", workers=1, progress=Silent()).findings
 

@@ -1,0 +1,46 @@
+"""What the tests of extraction share: trees as dictionaries, tars in memory, one call."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prep.extract import Extracted, extract
+from prep.extraction import Options
+from shards.durable import RECORDS
+from shards.progress import Silent
+
+Tree = dict[str, bytes]
+
+
+def run_extract(*paths: Path, out: Path, workers: int = 2, **options: Any) -> list[Extracted]:
+    """Extract with the usual options."""
+    return extract(paths, out, Options(**options), workers=workers, progress=Silent())
+
+
+def tree(out: Path) -> Tree:
+    """Every file's bytes by its relative path, temporary ones too; the hidden records left out."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and RECORDS not in path.parts
+    }
+
+
+def tar(members: Mapping[str, bytes]) -> bytes:
+    """A tar as tarfile writes it."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def nested(classes: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """A tar of class tars."""
+    return tar({f"{wnid}.tar": tar(images) for wnid, images in classes.items()})
