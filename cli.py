@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from prep.build import BuildOptions
-    from prep.contents import ClassCount, Contents
-    from prep.extract_plan import Planned
-    from prep.finding import Finding
-    from prep.organize import Organized
-    from prep.verify import Verified
+    from prep.doctor.finding import Finding
+    from prep.extraction.plan import Planned
+    from prep.inspection.contents import ClassCount, Contents
+    from prep.organizing.organize import Organized
+    from prep.verification.verify import Verified
     from shards.errors import ToolError
     from shards.progress import Progress
     from shards.sidecars import ForReader
@@ -355,7 +355,7 @@ def sample_data(
     --json has out, classes, images, train_images, val_images, quirks (kinds by image name),
     bytes, written (how many of the three archives were made now) and seconds.
     """
-    from prep.sample_data import write_sample_data
+    from prep.sample.data import write_sample_data
 
     started = time.perf_counter()
     with _progress() as progress:
@@ -438,9 +438,9 @@ def extract(
     Killed or stopped, the same command completes it and reads again only what is not whole.
     You do not need this to train: `imagenet-prep shard` reads uncompressed archives as they are.
     """
-    from prep.extract import extract as run
-    from prep.extract import plan
-    from prep.extraction import Options
+    from prep.extraction.extract import extract as run
+    from prep.extraction.extract import plan
+    from prep.extraction.extraction import Options
 
     options = Options(
         labels=labels, split=split, flat=flat, md5=md5, remove_archives=remove_archive
@@ -519,7 +519,7 @@ def organize_val(folder: Path, labels: Path | None, dry_run: bool, as_json: bool
     different bytes; strays are no failure. --json has folder, labels, dry_run, moved, in_place,
     classes, doubles, strays, problems (path and reason each), ok and seconds.
     """
-    from prep.organize import organize_validation
+    from prep.organizing.organize import organize_validation
 
     with _progress() as progress:
         done = organize_validation(folder, labels=labels, dry_run=dry_run, progress=progress)
@@ -929,11 +929,12 @@ def verify(
 
     What is missing, damaged or altered is named and the command exits with 1; nothing that is
     found ends the check. ILSVRC2012's own oddities are listed and no damage. --json has archives,
-    folders, splits (of shards), missing (listed in --md5 and not there), ok and seconds.
+    folders, splits (of shards: findings, damaged files, damage by sample and offset, repaired,
+    notes), missing (listed in --md5 and not there), ok and seconds.
     """
-    from prep.md5sums import NO_SUMS, read_sums
-    from prep.verify import verify as run
-    from prep.verify_shards import ShardChecks
+    from prep.verification.md5sums import NO_SUMS, read_sums
+    from prep.verification.shards import ShardChecks
+    from prep.verification.verify import verify as run
     from shards.errors import UsageError
 
     if sources and not repair:
@@ -1041,7 +1042,7 @@ def inspect(
     --json has an object a split in `splits`, with the number of images of every class and the
     distributions that the table draws, and `ok`.
     """
-    from prep.inspect import inspect as run
+    from prep.inspection.inspect import inspect as run
     from shards.errors import UsageError
 
     if preview is not None and (preview.suffix.lower() != ".png" or preview.is_dir()):
@@ -1050,7 +1051,7 @@ def inspect(
     with _progress() as progress:
         found = list(run(paths, labels=labels, progress=progress))
         if preview is not None:
-            from prep.preview import write_preview
+            from prep.inspection.preview import write_preview
 
             write_preview(preview, found, seed=seed, progress=progress)
     contents = [each.contents for each in found]
@@ -1143,8 +1144,8 @@ def prep_doctor(path: Path | None, as_json: bool) -> None:
 
     Every line is ok, a note or a problem, with a remedy. Exits with 1 when there is a problem.
     """
-    from prep.doctor import examine
-    from prep.finding import Status
+    from prep.doctor.examine import examine
+    from prep.doctor.finding import Status
 
     found = examine(path)
     width = max(len(each.what) for each in found.findings)

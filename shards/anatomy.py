@@ -178,7 +178,7 @@ def shard_sizes(index: Index) -> list[int]:
 
 
 def _headers(names: Sequence[bytes], sizes: Sequence[int]) -> bytes:
-    """`tar.header` of many members: 0.6 us each instead of 4.7 (see tests)."""
+    """`tar.header` of many members: 0.9 us each instead of 4.7."""
     blocks = np.tile(np.frombuffer(header("-", 0), np.uint8), (len(names), 1))
     if not len(names):
         return b""

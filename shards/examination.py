@@ -61,7 +61,7 @@ class Examination:
     @property
     def damaged(self) -> set[str]:
         """Names of the files that have a fault."""
-        return {fault.file for fault in self.faults}
+        return {fault.file for fault in self.faults if fault.file}
 
 
 def examine(
@@ -159,7 +159,7 @@ def _sums_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
 
 def _folder_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
     """A split under another's name, and shards that belong to nobody."""
-    if folder.name in _SPLITS and folder.name != manifest.split:
+    if is_misplaced(folder, manifest):
         yield Fault(
             "", f"{folder} holds the split {manifest.split!r}: rename it, or put the right one here"
         )
@@ -171,6 +171,11 @@ def _folder_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
                 f"{path} is not in the manifest, but a reader that is given *.tar takes it: "
                 "remove it",
             )
+
+
+def is_misplaced(folder: Path, manifest: Manifest) -> bool:
+    """Whether a folder has the name of another split."""
+    return folder.name in _SPLITS and folder.name != manifest.split
 
 
 def _told_right(manifest: Manifest, found: Sequence[Found]) -> Manifest:

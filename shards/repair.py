@@ -21,7 +21,7 @@ import numpy.typing as npt
 from shards.columns import Column
 from shards.durable import atomic_write_bytes, folder_lock, remove_leftovers
 from shards.errors import DamagedData
-from shards.examination import Examination, examine
+from shards.examination import Examination, examine, is_misplaced
 from shards.index import INDEX_NAME, SHARDS_LAYOUT, Index
 from shards.manifest import MANIFEST_NAME, SUMS_NAME, File, Manifest
 from shards.plan import Plan
@@ -135,6 +135,9 @@ class _Repair:
                 f"{MANIFEST_NAME} and {INDEX_NAME} are both lost, so nothing says what the shards "
                 "must be: remove the folder and write it again with `imagenet-prep shard`"
             )
+            return
+        if is_misplaced(self.folder, manifest):
+            self._note("a folder is not mended under the name of another split")
             return
         is_vouched = self.found.evidence.believed is not None or self.found.evidence.vouched
         if not is_vouched and not self._can_be_proven(manifest):

@@ -89,7 +89,7 @@ def report_of(found: Examination, more: Sequence[Fault] = ()) -> Report:
         samples=0 if manifest is None else manifest.samples,
         bytes=sum(file.bytes for file in files),
         findings=tuple(fault.what for fault in faults),
-        damaged=tuple(sorted({fault.file for fault in faults if fault.file})),
+        damaged=tuple(sorted({fault.file for fault in faults} - {""})),
         damage=tuple(each for fault in faults for each in fault.damage),
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from prep.build import BuildOptions, build_shards
-from prep.sample_data import SampleData, write_sample_data
+from prep.sample.data import SampleData, write_sample_data
 from shards.progress import Silent
 from shards.writer import WriteOptions
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from prep.extract import extract
-from prep.extraction import Options
-from prep.sample_data import write_sample_data
+from prep.extraction.extract import extract
+from prep.extraction.extraction import Options
+from prep.sample.data import write_sample_data
 from shards.dataset import Dataset
 from shards.durable import TEMPORARY_PREFIX, folder_lock
 from shards.errors import ToolError

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prep.extract import Extracted, extract
-from prep.extraction import Options
+from prep.extraction.extract import Extracted, extract
+from prep.extraction.extraction import Options
 from shards.durable import RECORDS
 from shards.progress import Silent
 

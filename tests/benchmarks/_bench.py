@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prep.sample_data import write_sample_data
+from prep.sample.data import write_sample_data
 from shards.progress import Silent
 
 Setup = TypeVar("Setup")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from prep.extract import extract
-from prep.extraction import Options
+from prep.extraction.extract import extract
+from prep.extraction.extraction import Options
 from shards.dataset import Dataset
 from shards.durable import TEMPORARY_PREFIX
 from shards.errors import ToolError

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from prep.cards import cards
-from prep.finding import Finding, Status
+from prep.doctor.cards import cards
+from prep.doctor.finding import Finding, Status
 
 # As the tools print them: Tecorigin's modelzoo documents 1.10 and 1.15 in its guides.
 OLD = """\

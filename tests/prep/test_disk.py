@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prep.disk import disk_of, existing, measure
+from prep.doctor.disk import disk_of, existing, measure
 
 
 def test_a_disk_in_memory_is_one(small_disk: Callable[[str], Any]) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from prep.doctor import Examination, examine
-from prep.doctor_data import DataReport, examine_data
-from prep.finding import Finding, Status
-from prep.sample_data import SampleData
+from prep.doctor.data import DataReport, examine_data
+from prep.doctor.examine import Examination, examine
+from prep.doctor.finding import Finding, Status
+from prep.sample.data import SampleData
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
@@ -54,7 +54,7 @@ def test_every_line_that_is_not_ok_has_a_remedy(archives: SampleData, tmp_path: 
 
 def test_looking_needs_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from prep.doctor import examine; "
+        "import sys; from pathlib import Path; from prep.doctor.examine import examine; "
         "examine(Path()); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -64,7 +64,7 @@ def test_a_python_without_numpy_still_has_a_doctor(tmp_path: Path) -> None:
     """`-S` leaves out all that is installed; what would read data is not even tried."""
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
-        "from pathlib import Path; from prep.doctor import examine; "
+        "from pathlib import Path; from prep.doctor.examine import examine; "
         f"print(examine(Path({str(tmp_path)!r})).next)"
     )
     command = [sys.executable, "-I", "-S", "-c", code]

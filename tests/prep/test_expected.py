@@ -8,7 +8,7 @@ import pytest
 
 from prep import ilsvrc
 from prep.devkit import read_devkit
-from prep.expected import Expected, compare, from_devkit, listed, published
+from prep.verification.expected import Expected, compare, from_devkit, listed, published
 
 WNIDS = [each.wnid for each in ilsvrc.classes()]
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from trees import Tree, run_extract, tar, tree
 
-from prep.extract import plan
-from prep.extract_plan import Planned
-from prep.extraction import Options
+from prep.extraction.extract import plan
+from prep.extraction.extraction import Options
+from prep.extraction.plan import Planned
 from shards.durable import RECORDS
 from shards.errors import DamagedData, ToolError, UsageError
 from shards.progress import Silent

@@ -24,8 +24,8 @@ from typing import Any
 import pytest
 from trees import nested, tar, tree
 
-from prep.extract import extract
-from prep.extraction import Options
+from prep.extraction.extract import extract
+from prep.extraction.extraction import Options
 from shards.durable import RECORDS, TEMPORARY_PREFIX
 from shards.errors import DamagedData
 from shards.progress import Silent

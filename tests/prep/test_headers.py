@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prep.headers import UNREADABLE, Headers, header_at, read_headers
+from prep.inspection.headers import UNREADABLE, Headers, header_at, read_headers
 from shards.image import Format, ImageInfo, read_info
 from shards.progress import Silent
 from shards.sample import FoundImage, Layout, Samples

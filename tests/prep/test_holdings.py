@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from prep.holdings import HeldArchive, Holdings, State, find_holdings
+from prep.doctor.holdings import HeldArchive, Holdings, State, find_holdings
 from prep.ilsvrc import ARCHIVES, ArchiveKind
-from prep.sample_data import SampleData
+from prep.sample.data import SampleData
 from shards.durable import RECORDS
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -142,7 +142,7 @@ def test_an_archive_that_cannot_be_read_is_one(archives: SampleData, tmp_path: P
     shutil.copy(archives.val, tmp_path)
     (tmp_path / VAL).chmod(0)
     code = (
-        "import os; from pathlib import Path; from prep.holdings import held_archive; "
+        "import os; from pathlib import Path; from prep.doctor.holdings import held_archive; "
         f"path = Path({str(tmp_path / VAL)!r}); "
         "held = held_archive(path); print(held.state.name, held.why)"
     )

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from prep.extract import extract, plan
-from prep.extraction import Options
-from prep.inspect import inspect
-from prep.md5sums import NO_SUMS
+from prep.extraction.extract import extract, plan
+from prep.extraction.extraction import Options
+from prep.inspection.inspect import inspect
 from prep.sources import collect, find_sources
-from prep.verify import verify
+from prep.verification.md5sums import NO_SUMS
+from prep.verification.verify import verify
 from shards.durable import RECORDS
 from shards.errors import DamagedData, ToolError
 from shards.manifest import MANIFEST_NAME

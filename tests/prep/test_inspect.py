@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from prep import ilsvrc
-from prep.contents import BINS, Contents
-from prep.inspect import inspect
+from prep.inspection.contents import BINS, Contents
+from prep.inspection.inspect import inspect
 from shards.errors import DamagedData, ToolError, UsageError
 from shards.progress import Silent
 

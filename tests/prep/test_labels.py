@@ -12,7 +12,7 @@ import pytest
 from prep import ilsvrc
 from prep.devkit import read_devkit
 from prep.labels import ImageLabels, class_list, find_labels, is_official, read_classes, read_labels
-from prep.sample_data import VALIDATION_ARCHIVE
+from prep.sample.data import VALIDATION_ARCHIVE
 from shards.errors import DamagedData, ToolError
 from shards.progress import Silent
 from shards.sample import Class

@@ -14,8 +14,8 @@ import pytest
 
 from prep.archives import Form, recognise
 from prep.devkit import read_devkit
-from prep.extract import extract
-from prep.extraction import Options
+from prep.extraction.extract import extract
+from prep.extraction.extraction import Options
 from prep.ilsvrc import ArchiveKind
 from prep.sources import collect, find_sources
 from shards.errors import DamagedData, ToolError, UsageError

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from prep.finding import Status
-from prep.machine import cgroup_limits, machine
+from prep.doctor.finding import Status
+from prep.doctor.machine import cgroup_limits, machine
 
 GIB = 1 << 30
 UNLIMITED = 9_223_372_036_854_771_712  # what version 1 says where there is no limit
@@ -132,7 +132,7 @@ def test_limits_above_the_machine_s_are_none(
 def test_the_cores_are_those_that_this_process_may_use() -> None:
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
-        "from prep.machine import machine; print(machine()[0].found)"
+        "from prep.doctor.machine import machine; print(machine()[0].found)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("1 usable, ")
@@ -152,7 +152,7 @@ def test_the_hard_limit_of_open_files_counts(soft: int, hard: int, status: str, 
         pytest.skip(f"the hard limit here is {limit} already")
     code = (
         f"import resource, json; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
-        "from prep.machine import machine; each = machine()[2]; "
+        "from prep.doctor.machine import machine; each = machine()[2]; "
         "print(json.dumps([each.what, each.status.value, each.found, each.remedy]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

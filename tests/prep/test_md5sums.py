@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prep.md5sums import read_sums
+from prep.verification.md5sums import read_sums
 from shards.errors import DamagedData, ToolError, UsageError
 
 ONE, OTHER = "1d675b47d978889d74fa0da5fadfb00e", "29b22e2961454d5413ddabcf34fc5622"

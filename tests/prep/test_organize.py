@@ -16,7 +16,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from prep import ilsvrc
-from prep.organize import Organized, organize_validation
+from prep.organizing.organize import Organized, organize_validation
 from shards.errors import ToolError, UsageError
 from shards.progress import Silent
 

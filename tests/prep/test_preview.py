@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prep.contents import Inspected
-from prep.inspect import inspect
-from prep.preview import COLUMNS, GRID, ROWS, TILE, Sheet, plan_sheet, write_preview
+from prep.inspection.contents import Inspected
+from prep.inspection.inspect import inspect
+from prep.inspection.preview import COLUMNS, GRID, ROWS, TILE, Sheet, plan_sheet, write_preview
 from shards.progress import Silent
 
 Box = tuple[int, int, int, int]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from prep.disk import Disk, Rates, disk_of
-from prep.holdings import HeldArchive, Holdings, State, find_holdings
+from prep.doctor.disk import Disk, Rates, disk_of
+from prep.doctor.holdings import HeldArchive, Holdings, State, find_holdings
+from prep.doctor.routes import Plan, load_of, published_load
 from prep.ilsvrc import ArchiveKind
-from prep.routes import Plan, load_of, published_load
-from prep.sample_data import SampleData
+from prep.sample.data import SampleData
 
 RATES = Rates(read=100e6, write=50e6, create=1000.0, hash=200e6)
 

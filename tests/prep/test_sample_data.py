@@ -21,8 +21,8 @@ from PIL import Image
 
 from prep import ilsvrc
 from prep.devkit import read_devkit
-from prep.sample_data import SampleData, write_sample_data
-from prep.sample_pictures import Draws, Purpose, Texture, class_look, draw_jpeg
+from prep.sample.data import SampleData, write_sample_data
+from prep.sample.pictures import Draws, Purpose, Texture, class_look, draw_jpeg
 from shards.durable import RECORDS
 from shards.errors import ToolError, UsageError
 from shards.progress import Silent
@@ -292,7 +292,7 @@ def test_full_scale_has_its_own_counts(tmp_path: Path, option: str) -> None:
 def test_a_killed_run_is_completed_by_the_next(sample: SampleData, tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from prep.sample_data import write_sample_data\n"
+        "from prep.sample.data import write_sample_data\n"
         "from shards.progress import Silent\n"
         "class Deadly(Silent):\n"
         "    left = int(sys.argv[2])\n"

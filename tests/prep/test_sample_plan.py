@@ -20,9 +20,9 @@ from PIL import Image
 
 from prep import ilsvrc
 from prep.devkit import read_devkit
-from prep.sample_data import SampleData, write_plan
-from prep.sample_plan import FULL_CLASSES, full_scale_plan
-from prep.sample_tar import MTIME
+from prep.sample.data import SampleData, write_plan
+from prep.sample.plan import FULL_CLASSES, full_scale_plan
+from prep.sample.tar import MTIME
 from shards.progress import Silent
 from shards.tar import FileBytes, scan
 
@@ -128,7 +128,7 @@ def test_validation_is_flat_mixed_and_labelled_by_the_devkit(few: SampleData) ->
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from prep.sample_data import write_sample_data
+from prep.sample.data import write_sample_data
 from shards.progress import Silent
 made = write_sample_data(Path(sys.argv[1]), full_scale=True, quirks=True, progress=Silent())
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))

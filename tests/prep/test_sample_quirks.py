@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from prep import ilsvrc
-from prep.sample_data import SampleData, write_sample_data
-from prep.sample_plan import full_scale_plan, small_plan
-from prep.sample_quirks import Quirk
+from prep.sample.data import SampleData, write_sample_data
+from prep.sample.plan import full_scale_plan, small_plan
+from prep.sample.quirks import Quirk
 from shards.dataset import Dataset
 from shards.decode import decode_rgb
 from shards.errors import UsageError

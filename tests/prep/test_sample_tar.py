@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from prep.sample_tar import MTIME, TarWriter
+from prep.sample.tar import MTIME, TarWriter
 
 
 def ours(*batches: Sequence[tuple[str, bytes]]) -> bytes:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from prep.software import requirements, satisfies, software, torch_build, version_of
+from prep.doctor.software import requirements, satisfies, software, torch_build, version_of
 
 ROOT = Path(__file__).parents[2]
 LOOK = (
-    "import json, sys; from prep.software import software; "
+    "import json, sys; from prep.doctor.software import software; "
     "print(json.dumps({each.what: [each.status.value, each.found, each.remedy] "
     "for each in software()})); sys.exit('torch' in sys.modules)"
 )

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from prep.extract import extract
-from prep.extraction import Options
+from prep.extraction.extract import extract
+from prep.extraction.extraction import Options
 from prep.ilsvrc import ARCHIVES
-from prep.md5sums import NO_SUMS, Sums
-from prep.verify import Verified, find_targets, verify
+from prep.verification.md5sums import NO_SUMS, Sums
+from prep.verification.verify import Verified, find_targets, verify
 from shards.errors import ToolError
 from shards.progress import Silent
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from prep.ilsvrc import ARCHIVES
-from prep.md5sums import NO_SUMS, Sums
-from prep.verify_archives import ArchiveReport, check_archives
+from prep.verification.archives import ArchiveReport, check_archives
+from prep.verification.md5sums import NO_SUMS, Sums
 from shards.errors import UsageError
 from shards.progress import Silent
 

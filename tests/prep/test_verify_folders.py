@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from prep.devkit import read_devkit
-from prep.extract import extract
-from prep.extraction import Options
+from prep.extraction.extract import extract
+from prep.extraction.extraction import Options
 from prep.ilsvrc import classes
-from prep.tree import find_places
-from prep.verify_folders import FolderReport, check_folders
+from prep.verification.folders import FolderReport, check_folders
+from prep.verification.tree import find_places
 from shards.durable import TEMPORARY_PREFIX
 from shards.errors import DamagedData, ToolError
 from shards.progress import Silent

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prep.verify_shards import ShardChecks, check_shards
+from prep.verification.shards import ShardChecks, check_shards
 from shards.progress import Silent
 from shards.verify import Report
 

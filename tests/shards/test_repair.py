@@ -300,6 +300,18 @@ def test_names_that_no_key_tells_come_from_the_source(
     assert sums(tmp_path) == before
 
 
+def test_a_damaged_name_is_no_witness_of_itself(
+    folders: Path, build: Build, sums: Sums, tmp_path: Path
+) -> None:
+    (written,) = build(folders, out=tmp_path)
+    before = sums(tmp_path)
+    flip(written.folder / INDEX_NAME, -40)
+    mended = mend(written.folder)
+    assert (mended.repaired, len(mended.notes)) == ((), 1)
+    assert not findings(mend(written.folder, folders))
+    assert sums(tmp_path) == before
+
+
 @pytest.mark.parametrize("column", ["label", "xxh3", "width", "offset", "rank"])
 def test_names_are_taken_from_what_is_left_of_the_index(
     column: str, folders: Path, build: Build, sums: Sums, tmp_path: Path
@@ -467,6 +479,32 @@ def test_what_another_build_left_is_told_by_the_shards(
     assert sorted(mended.repaired) == sorted(names)
     assert not findings(mended)
     assert sums(shards_copy) == sums(shards)
+
+
+def test_a_folder_is_not_mended_into_another_split(
+    archives: Any, shards_copy: Path, sums: Sums
+) -> None:
+    for name in (MANIFEST_NAME, SUMS_NAME):
+        shutil.copy(shards_copy / "train" / name, shards_copy / "val" / name)
+    (shards_copy / "val" / INDEX_NAME).unlink()
+    before = sums(shards_copy)
+    mended = mend(shards_copy / "val", archives.train.parent)
+    assert "holds the split 'train'" in "".join(findings(mended))
+    assert "another split" in mended.notes[0]
+    assert sums(shards_copy) == before
+
+
+def test_an_index_of_another_split_brings_none_of_its_shards(
+    archives: Any, shards_copy: Path, sums: Sums
+) -> None:
+    (shards_copy / "train").rename(shards_copy / "mine")
+    for name in (MANIFEST_NAME, SUMS_NAME):
+        (shards_copy / "mine" / name).unlink()
+    shutil.copy(shards_copy / "val" / INDEX_NAME, shards_copy / "mine" / INDEX_NAME)
+    before = sums(shards_copy)
+    mended = mend(shards_copy / "mine", archives.train.parent)
+    assert "no shard here is as" in mended.notes[0]
+    assert sums(shards_copy) == before
 
 
 def test_a_label_changed_with_every_sum_is_put_right_by_index_and_source(

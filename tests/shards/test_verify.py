@@ -294,6 +294,25 @@ def test_the_damaged_sample_is_named_with_its_place(
     assert f"sample {key} at byte {place}: {what.format(size=size)}" in finding
 
 
+@pytest.mark.parametrize("row", [0, 1, 9, 10, 11, 28, 29])
+def test_every_sample_of_a_shard_that_is_read_in_parts_is_looked_at(
+    row: int, jpeg: Callable[[int], bytes], build: Callable[..., Any],
+    write_folders: Callable[..., Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    """Three megabytes, read a megabyte at a time; one image alone has more."""
+    images = {f"{number:02d}.jpg": jpeg(number) + bytes(100_000) for number in range(30)}
+    images["17.jpg"] += bytes(2_000_000)
+    build(write_folders(tmp_path / "train", {"cat": images}), out=tmp_path / "out",
+          samples_per_shard=30)  # fmt: skip
+    folder = tmp_path / "out" / "train"
+    assert not verify_shards(folder, deep=True, workers=1, progress=Silent()).findings
+    shard, key, offset, size = place_of(folder, row)
+    flip(folder / shard, offset + size - 1)
+    flip(folder / shard, offset - 1)
+    damage = verify_shards(folder, workers=1, progress=Silent()).damage
+    assert [(each.sample, each.offset) for each in damage] == [(key, offset - 1), (key, offset)]
+
+
 def test_a_cut_shard_says_which_samples_are_lost(shards_copy: Path) -> None:
     folder = shards_copy / "train"
     shard, key, offset, _ = place_of(folder, 12)  # of 16 in the first shard

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from prep.sample_data import write_sample_data
+from prep.sample.data import write_sample_data
 from shards.dataset import Dataset
 from shards.errors import UsageError
 from shards.loader import EvalTransform, Loader

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prep.cards import cards
-from prep.finding import Finding, Status
-from prep.machine import machine
-from prep.software import software
+from prep.doctor.cards import cards
+from prep.doctor.finding import Finding, Status
+from prep.doctor.machine import machine
+from prep.doctor.software import software
 
 if TYPE_CHECKING:
-    from prep.disk import Rates
-    from prep.routes import Route
+    from prep.doctor.disk import Rates
+    from prep.doctor.routes import Route
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def examine(path: Path | None) -> Examination:
     if any(each.what == "packages" and each.status is Status.PROBLEM for each in findings):
         return Examination(findings=findings, rates=None, routes=[], next="make install")
     # What looks at data stands on NumPy; the lines above are for those who lack it, too.
-    from prep.doctor_data import examine_data
+    from prep.doctor.data import examine_data
 
     data = examine_data(path)
     return Examination(

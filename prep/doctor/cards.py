@@ -15,8 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from prep.finding import Finding, counted, note, ok, problem
-from prep.software import torch_build, version_of
+from prep.doctor.finding import Finding, counted, note, ok, problem
+from prep.doctor.software import torch_build, version_of
 
 _SECONDS: Final = 10.0  # a driver in trouble lets its tool hang; otherwise it answers at once
 _SDAA_CARD = re.compile(r"tcaicard\d+")  # what the SDAA driver puts under /dev, one a card

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prep import ilsvrc
-from prep.headers import UNREADABLE, Headers
+from prep.inspection.headers import UNREADABLE, Headers
 from prep.oddities import Oddity, oddity
 from shards.image import Format
 from shards.sample import UNLABELLED, Class, Layout, Samples

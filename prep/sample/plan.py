@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from prep import ilsvrc
-from prep.sample_pictures import Draws, Purpose
-from prep.sample_quirks import Quirk
+from prep.sample.pictures import Draws, Purpose
+from prep.sample.quirks import Quirk
 from shards.errors import UsageError
 
 _GAP: Final = 40  # numbers in a class's names are up to this far apart

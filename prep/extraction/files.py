@@ -11,8 +11,8 @@ from typing import Final
 
 import xxhash
 
-from prep.extract_parts import Placed
-from prep.journal import Filled
+from prep.extraction.journal import Filled
+from prep.extraction.parts import Placed
 from shards.durable import TEMPORARY_PREFIX
 from shards.errors import ToolError
 

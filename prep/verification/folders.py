@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prep.devkit import read_devkit
-from prep.expected import (
+from prep.inflate import is_compressed
+from prep.labels import ImageLabels, canonical_name, class_in_name, find_labels, labels_beside
+from prep.oddities import Oddity
+from prep.verification.expected import (
     Comparison,
     Expected,
     compare,
@@ -21,11 +24,8 @@ from prep.expected import (
     listed,
     published,
 )
-from prep.inflate import is_compressed
-from prep.labels import ImageLabels, canonical_name, class_in_name, find_labels, labels_beside
-from prep.oddities import Oddity
-from prep.tree import Place, Tree, TreeFile, list_tree
-from prep.verify_images import Looks, read_image
+from prep.verification.images import Looks, read_image
+from prep.verification.tree import Place, Tree, TreeFile, list_tree
 from shards.errors import DamagedData, ToolError
 from shards.progress import Progress
 from shards.reader import Reader

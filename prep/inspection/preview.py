@@ -18,9 +18,9 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw
 
 from prep.archives import Form, archive_bytes
-from prep.contents import Contents, Inspected
-from prep.headers import UNREADABLE
-from prep.typeface import Colour, Typeface, find_typeface
+from prep.inspection.contents import Contents, Inspected
+from prep.inspection.headers import UNREADABLE
+from prep.inspection.typeface import Colour, Typeface, find_typeface
 from shards.decode import decode_rgb
 from shards.durable import atomic_file
 from shards.errors import DamagedData

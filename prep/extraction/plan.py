@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from prep.extraction import Extraction
-from prep.journal import Filled
+from prep.extraction.extraction import Extraction
+from prep.extraction.journal import Filled
 
 
 @dataclass(frozen=True, kw_only=True)

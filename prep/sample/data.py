@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from prep.sample_archives import write_devkit, write_train, write_validation
-from prep.sample_plan import Plan, full_scale_plan, small_plan
-from prep.sample_quirks import Quirk
+from prep.sample.archives import write_devkit, write_train, write_validation
+from prep.sample.plan import Plan, full_scale_plan, small_plan
+from prep.sample.quirks import Quirk
 from shards.durable import (
     RECORDS,
     atomic_file,

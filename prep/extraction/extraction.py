@@ -1,6 +1,6 @@
 """One archive on its way into a tree of folders: what is to be done, what is done, what failed.
 
-A part of the archive (extract_parts.py) is a job for one thread. Its files are written, then
+A part of the archive (parts.py) is a job for one thread. Its files are written, then
 recorded (journal.py); a part that is recorded is only looked at, and what lacks is put back. A
 damaged part is kept as a failure and ends no other.
 """
@@ -17,13 +17,13 @@ from typing import Final, TypeAlias
 import xxhash
 
 from prep.archives import Archive, archive_bytes
-from prep.extract_files import Folders, found_in, is_there
-from prep.extract_parts import Part, Placed, Placer, files_of, list_parts
+from prep.extraction.files import Folders, found_in, is_there
+from prep.extraction.journal import Done, Filled, Journal, add_up
+from prep.extraction.md5 import Md5Follower
+from prep.extraction.parts import Part, Placed, Placer, files_of, list_parts
 from prep.ilsvrc import ARCHIVES, ArchiveKind
 from prep.inflate import Inflated
-from prep.journal import Done, Filled, Journal, add_up
 from prep.labels import ImageLabels, built_in_labels, find_labels, labels_beside
-from prep.md5 import Md5Follower
 from shards.durable import named
 from shards.errors import DamagedData, ToolError
 from shards.hashing import hash_file

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prep.archives import Archive, ArchiveImage, Form, list_files, list_images
-from prep.expected import compare, published
 from prep.ilsvrc import ArchiveKind
 from prep.inflate import Inflated
 from prep.labels import class_in_name
+from prep.verification.expected import compare, published
 from shards.errors import DamagedData
 from shards.tar import Bytes, scan
 

@@ -14,13 +14,13 @@ from typing import Final
 from prep.archives import SPLITS
 from prep.ilsvrc import ARCHIVES
 from prep.inflate import is_compressed
-from prep.md5sums import Sums
 from prep.oddities import Oddity
 from prep.sources import ARCHIVE_ENDINGS
-from prep.tree import Place, find_places
-from prep.verify_archives import ArchiveReport, check_archives
-from prep.verify_folders import FolderReport, check_folders
-from prep.verify_shards import ShardChecks, check_shards
+from prep.verification.archives import ArchiveReport, check_archives
+from prep.verification.folders import FolderReport, check_folders
+from prep.verification.md5sums import Sums
+from prep.verification.shards import ShardChecks, check_shards
+from prep.verification.tree import Place, find_places
 from shards.durable import RECORDS
 from shards.errors import ToolError, UsageError
 from shards.index import INDEX_NAME

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from prep.archives import archive_bytes, list_images, recognise
-from prep.disk import Disk, Rates
-from prep.holdings import HeldArchive, Holdings, State, Tree
+from prep.doctor.disk import Disk, Rates
+from prep.doctor.holdings import HeldArchive, Holdings, State, Tree
 from prep.ilsvrc import ARCHIVES, CLASSES, TRAIN_IMAGES, VALIDATION_IMAGES, ArchiveKind
 from shards.errors import DamagedData
 from shards.tar import BLOCK, padding

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prep.finding import Finding, note, ok, problem
+from prep.doctor.finding import Finding, note, ok, problem
 from shards.parallel import available_cores
 
 # Sharding all of ImageNet holds 1.28 million places and the index of the same length, about

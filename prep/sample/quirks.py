@@ -11,7 +11,7 @@ from typing import Final
 
 from PIL import Image
 
-from prep.sample_pictures import JPEG_QUALITY, encode
+from prep.sample.pictures import JPEG_QUALITY, encode
 
 WIDE: Final = (3000, 8)  # pixels
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from prep import devkit, ilsvrc
 from prep.matfile import write_struct_array
-from prep.sample_pictures import Draws, Purpose, class_look, draw, draw_jpeg, tiny_jpeg
-from prep.sample_plan import Plan, train_name
-from prep.sample_quirks import odd_picture
-from prep.sample_tar import MTIME, Sink, TarWriter
+from prep.sample.pictures import Draws, Purpose, class_look, draw, draw_jpeg, tiny_jpeg
+from prep.sample.plan import Plan, train_name
+from prep.sample.quirks import odd_picture
+from prep.sample.tar import MTIME, Sink, TarWriter
 from shards.progress import Progress
 
 _BATCH: Final = 128  # images written, and told to the progress, at once

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prep.extract_plan import Planned, plan_archive
-from prep.extraction import Extraction, Job, Options
-from prep.journal import Done, Journal
+from prep.extraction.extraction import Extraction, Job, Options
+from prep.extraction.journal import Done, Journal
+from prep.extraction.plan import Planned, plan_archive
 from prep.sources import find_archives
 from shards.durable import folder_lock
 from shards.errors import DamagedData, ToolError, UsageError

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prep.disk import Disk, Rates, disk_of, existing, measure
-from prep.finding import Finding, counted, note, ok, problem
-from prep.holdings import HeldArchive, HeldShards, Holdings, State, Tree, find_holdings
+from prep.doctor.disk import Disk, Rates, disk_of, existing, measure
+from prep.doctor.finding import Finding, counted, note, ok, problem
+from prep.doctor.holdings import HeldArchive, HeldShards, Holdings, State, Tree, find_holdings
+from prep.doctor.routes import DOWNLOADS, NEEDED, Plan, Route, archive_name
 from prep.ilsvrc import CLASSES
-from prep.routes import DOWNLOADS, NEEDED, Plan, Route, archive_name
 from shards.parallel import available_cores
 
 _NETWORK: Final = (

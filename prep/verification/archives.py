@@ -19,10 +19,10 @@ from prep.archives import Archive, ArchiveImage, Form, archive_bytes, recognise
 from prep.devkit import read_devkit
 from prep.ilsvrc import ARCHIVES, ArchiveKind
 from prep.inflate import Inflated, is_compressed
-from prep.listing import Listing, Stepping
-from prep.md5sums import Sums
 from prep.oddities import Oddity
-from prep.verify_images import Looks, read_image
+from prep.verification.images import Looks, read_image
+from prep.verification.listing import Listing, Stepping
+from prep.verification.md5sums import Sums
 from prep.wholeness import why_unfinished
 from shards.errors import DamagedData, ToolError, UsageError
 from shards.hashed import HashedBytes

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prep.labels import ImageLabels, class_in_name, find_labels
-from prep.val_folder import (
+from prep.organizing.val_folder import (
     WNID,
     ImageFile,
     LeftAlone,

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 
 from prep.archives import Form, archive_bytes, list_images, recognise
-from prep.contents import Inspected
-from prep.headers import Headers, header_at, read_headers
 from prep.inflate import Inflated
+from prep.inspection.contents import Inspected
+from prep.inspection.headers import Headers, header_at, read_headers
 from prep.labels import class_list, find_labels
 from prep.sources import Source, collect, find_sources
 from shards.dataset import Dataset

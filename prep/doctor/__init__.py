@@ -1,0 +1,1 @@
+"""What a machine and a data folder have and lack."""

@@ -1,0 +1,1 @@
+"""What lies somewhere, in numbers and as a picture."""

@@ -1,0 +1,1 @@
+"""Flat validation images into class folders."""

@@ -1,0 +1,1 @@
+"""Made-up archives of ILSVRC2012's shape."""

@@ -1,0 +1,1 @@
+"""Archives and folders against what they should be."""
