@@ -519,6 +519,21 @@ def test_a_label_changed_with_every_sum_is_put_right_by_index_and_source(
     assert sums(shards_copy) == sums(shards)
 
 
+def test_sharding_again_blesses_no_damage_either(
+    archives: Any, build: Build, sums: Sums, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"out": tmp_path, "write": {"for_readers": ("dali", "wids")}}
+    (written,) = build(archives.train, **options)
+    for name in (INDEX_NAME, SHARD):
+        flip(written.folder / name, -2000)
+        before = sums(tmp_path)
+        with pytest.raises(DamagedData, match="--repair"):
+            build(archives.train, **options)
+        assert sums(tmp_path) == before
+        assert not findings(mend(written.folder, archives.train))
+    build(archives.train, **options)
+
+
 # --- the wrong source, the wrong encoder ------------------------------------------------------
 
 
