@@ -167,7 +167,9 @@ def test_img2dataset_s_layout_with_a_label_in_the_json(jpeg: Jpeg, tmp_path: Pat
                 add(archive, f"{key}.txt", b"a caption")
         (tmp_path / "out" / f"{tar:05d}_stats.json").write_text("{}")
         (tmp_path / "out" / f"{tar:05d}.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DamagedData, match=r"0000[01]\.tar: 0000[01]0000: it has no label .*--label-field"):
+    with pytest.raises(
+        DamagedData, match=r"0000[01]\.tar: 0000[01]0000: it has no label .*--label-field"
+    ):
         index(tmp_path / "out", out=tmp_path / "index", split="train")
     index(tmp_path / "out", out=tmp_path / "index", split="train", label_field="label")
     found = contents(tmp_path / "index" / "train")
