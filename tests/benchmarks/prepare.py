@@ -13,7 +13,8 @@ row says cold. Sections can be named, all is the default:
 Ours ends with a sync of the file system and the shell's lines do not: on disk they are given with
 and without one. Every run gets a fresh folder, and nothing on the disk is deleted before the end,
 because ext4 makes files slowly for minutes after a deletion, for every way. All sections at full
-size take 45 GB of disk and 4 GB of memory.
+size take 32 GB of disk and 4 GB of memory; a command is started when other processes have rested,
+or after 20 s. --quick shows that all of it works: what it measures is mostly Python's start.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from _bench import Bench, parse, pictures, write_folders, write_json
+from _bench import Bench, parse_sections, pictures, run_sections, write_folders
 from _commands import OURS, Place, drop_caches, space, timed, watch
 from shard import add, write_archive
 
@@ -72,6 +73,10 @@ class Setup:
 
     def bench(self, title: str, unit: str = "images/s", rounds: int = 0) -> Bench:
         return Bench(unit=unit, rounds=rounds or self.options.rounds, title=title)
+
+    def timed(self, *command: object) -> float:
+        """Seconds of a command."""
+        return timed(*command, hurry=self.options.quick)
 
 
 def bash(lines: str, *arguments: object) -> list[object]:
@@ -113,7 +118,7 @@ def turn(
 ) -> None:
     """One run of one way into a fresh folder; the shell's on disk with and without a sync."""
     out = place.fresh()
-    seconds = timed(*command(out))
+    seconds = setup.timed(*command(out))
     bench.add(way, len(setup.images) / seconds)
     started = time.perf_counter()
     sync_file_system(out)
@@ -177,8 +182,8 @@ def verify(setup: Setup) -> Iterator[Bench]:
         megabytes = sum(path.stat().st_size for path in files) / 1e6
         bench = setup.bench(f"verify, archives: {len(files)}", "MB/s")
         for _ in range(bench.rounds):
-            bench.add("ours", megabytes / timed(OURS, "verify", *files, "--md5", sums))
-            bench.add("md5sum", megabytes / timed(*bash(MD5SUM, available_cores(), *files)))
+            bench.add("ours", megabytes / setup.timed(OURS, "verify", *files, "--md5", sums))
+            bench.add("md5sum", megabytes / setup.timed(*bash(MD5SUM, available_cores(), *files)))
         yield bench
 
 
@@ -199,7 +204,7 @@ def inspect(setup: Setup) -> Iterator[Bench]:
             for name, command in ways.items():
                 if bench is cold:
                     drop_caches(tree)
-                bench.add(name, count / timed(*command))
+                bench.add(name, count / setup.timed(*command))
         yield bench
 
 
@@ -253,39 +258,19 @@ def classes_begun(out: Path) -> int:
 SECTIONS = {section.__name__: section for section in (extract, val, peak, verify, inspect, scale)}
 
 
-def options() -> argparse.Namespace:
-    """The common options, the sections, and where to work."""
-    more = argparse.ArgumentParser(add_help=False)
-    more.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    more.add_argument("--memory", type=Path, default="/dev/shm", help="a tmpfs")  # noqa: S108
-    more.add_argument("--disk", type=Path, default=tempfile.gettempdir(), help="a folder on disk")
-    found = parse(__doc__, count=10_000, more=[more])
-    unknown = set(found.sections) - set(SECTIONS)
-    if unknown:
-        more.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    return found
-
-
 def main() -> None:
-    found = options()
+    options = parse_sections(__doc__, SECTIONS, count=10_000)
     with (
-        tempfile.TemporaryDirectory(dir=found.memory) as memory,
-        tempfile.TemporaryDirectory(dir=found.disk) as disk,
+        tempfile.TemporaryDirectory(dir=options.memory) as memory,
+        tempfile.TemporaryDirectory(dir=options.disk) as disk,
     ):
         setup = Setup(
-            options=found,
-            images=pictures(found, Path(disk)),
+            options=options,
+            images=pictures(options, Path(disk)),
             memory=Place(Path(memory), keep=False),
             disk=Place(Path(disk), keep=True),
         )
-        benches = []
-        for name in found.sections or SECTIONS:
-            for bench in SECTIONS[name](setup):
-                bench.show("ours")
-                print(flush=True)
-                benches.append(bench)
-        if found.json:
-            write_json(benches, "ours", found.json)
+        run_sections(SECTIONS, setup, options)
 
 
 if __name__ == "__main__":
