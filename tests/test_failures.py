@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trees import open_files
 
 from prep.extraction.extract import extract
 from prep.extraction.extraction import Options
@@ -463,12 +464,7 @@ def test_ctrl_c_in_verify(start: Start, wait_until: WaitUntil, tmp_path: Path) -
     )
     (tmp_path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
     process = start("imagenet-prep", "verify", tmp_path)
-    descriptors = Path(f"/proc/{process.pid}/fd")
-
-    def reading() -> bool:
-        return any(path.is_symlink() and path.readlink() == shard for path in descriptors.iterdir())
-
-    wait_until(process, reading)
+    wait_until(process, lambda: shard in open_files(process.pid))
     interrupted(process)
 
 

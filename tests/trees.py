@@ -1,7 +1,8 @@
-"""What the tests of extraction share: trees as dictionaries, tars in memory, one call."""
+"""What tests share: trees as dictionaries, tars in memory, open files, one call of extract."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Mapping
@@ -39,6 +40,15 @@ def tar(members: Mapping[str, bytes]) -> bytes:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return file.getvalue()
+
+
+def open_files(process: int | str = "self") -> list[Path]:
+    """What a process's descriptors lead to; one it closes meanwhile is left out."""
+    targets = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(descriptor.readlink())
+    return targets
 
 
 def nested(classes: Mapping[str, Mapping[str, bytes]]) -> bytes:

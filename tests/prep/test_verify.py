@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trees import open_files
 
 from prep.extraction.extract import extract
 from prep.extraction.extraction import Options
@@ -235,14 +235,7 @@ def test_ctrl_c_while_an_archive_is_digested(
     with path.open("wb") as file:
         file.truncate(1 << 36)
     process = start("imagenet-prep", "verify", path, "--md5", "0" * 32)
-    descriptors = Path(f"/proc/{process.pid}/fd")
-
-    def reading() -> bool:
-        with contextlib.suppress(FileNotFoundError):  # one that was closed in between
-            return path in [each.readlink() for each in descriptors.iterdir()]
-        return False
-
-    wait_until(process, reading)
+    wait_until(process, lambda: path in open_files(process.pid))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
