@@ -32,6 +32,9 @@ _PLAIN_NAME = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z
 _OCTAL = re.compile(rb"[0-7]+")
 _EXTENSIONS = (b"L", b"x", b"g")  # GNU long name, pax for the next member, pax for all
 _REGULAR = (b"0", b"\0")
+# A file's header as it mostly is: its name, and mode, size, sum and type as tar writes them.
+_USUAL_NAME = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,98}(?=\0)")
+_USUAL_REST = re.compile(rb"([0-7]{7})\0.{16}([0-7]{11})\0.{12}([0-7]{6})\0 [0\0]", re.DOTALL)
 _SET_ID = 0o6000  # mode bits that no image has
 _REFUSED_TYPES = {
     b"1": "a hard link",
@@ -85,6 +88,9 @@ class _Extended(NamedTuple):
     size: int | None
 
 
+_NOT_EXTENDED = _Extended(None, None)
+
+
 class _Header(NamedTuple):
     name: bytes
     size: int
@@ -101,8 +107,14 @@ def scan(source: Bytes, path: Path, start: int = 0, end: int | None = None) -> I
     """
     end = source.end if end is None else min(end, source.end)
     position = start
-    extended = _Extended(None, None)
+    extended = _NOT_EXTENDED
     while (block := _read_block(source, path, position, end)) != _ZEROS:
+        usual = _usual(block) if extended is _NOT_EXTENDED else None
+        if usual is not None and position + BLOCK + usual[1] <= end:
+            name, length = usual
+            yield Member(name, position + BLOCK, length)
+            position += BLOCK + length + padding(length)
+            continue
         found = _parse(block, path, position)
         data = position + BLOCK
         if found.kind in _EXTENSIONS:
@@ -118,7 +130,7 @@ def scan(source: Bytes, path: Path, start: int = 0, end: int | None = None) -> I
                 f"{path}: member {name!r} has {found.size} bytes by its header and {length} by its "
                 "extended header; refused"
             )
-        extended = _Extended(None, None)
+        extended = _NOT_EXTENDED
         position = data + length + padding(length)
         if _is_file(found, name, path):
             if data + length > end:
@@ -128,6 +140,29 @@ def scan(source: Bytes, path: Path, start: int = 0, end: int | None = None) -> I
                 )
             yield Member(name, data, length)
     _check_end(source, path, position + BLOCK, end)
+
+
+def _usual(block: bytes) -> tuple[str, int] | None:
+    """Name and size by a plain file's header; None for any other, which takes a closer look.
+
+    A shorter way to what `_parse`, `_is_file` and `check_name` find, in half their time.
+    """
+    name, rest = _USUAL_NAME.match(block), _USUAL_REST.match(block, 100)
+    if name is None or rest is None or block[345]:
+        return None
+    mode, size, stored = (int(field, 8) for field in rest.groups())
+    if mode & _SET_ID or (_sum(block) - stored) % 65521:
+        return None
+    return name[0].decode("ascii"), size
+
+
+def _sum(block: bytes) -> int:
+    """What a header's sum has to be, modulo 65521.
+
+    adler32's low half is 1 + the sum of all bytes modulo 65521: the same check as adding up 512
+    bytes in Python, at a hundredth of the time.
+    """
+    return (zlib.adler32(block) & 0xFFFF) - 1 - sum(block[148:156]) + 8 * 32
 
 
 def _check_end(source: Bytes, path: Path, position: int, end: int) -> None:
@@ -179,11 +214,7 @@ def _is_file(found: _Header, name: str, path: Path) -> bool:
 def _parse(block: bytes, path: Path, position: int) -> _Header:
     """Check one header block's sum and take name, size and type out of it."""
     stored = _number(block[148:156])
-    # adler32's low half is 1 + the sum of all bytes modulo 65521: the same check as adding
-    # up 512 bytes in Python, at a hundredth of the time.
-    found = (zlib.adler32(block) & 0xFFFF) - 1
-    expected = None if stored is None else stored - 8 * 32 + sum(block[148:156])
-    if expected is None or (found - expected) % 65521 != 0:
+    if stored is None or (_sum(block) - stored) % 65521:
         what = "is not a tar archive" if position == 0 else f"is damaged at byte {position}"
         raise DamagedData(
             f"{path} {what} (a header block has a wrong checksum); "
@@ -268,6 +299,15 @@ def check_name(name: bytes, path: Path) -> str:
     return inside
 
 
+# What is the same in every header that `header` makes, but for the spaces that stand for its sum.
+_OWNED = b"0000444\0" + 2 * b"0000000\0"  # mode, owner, group
+_TIME = b"\x0000000000000\0"  # the end of the size, and the time
+_TYPE = (
+    b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(72, b"\0") + (2 * b"0000000\0").ljust(183, b"\0")
+)
+_SUM = sum(_OWNED + _TIME + _TYPE) + 8 * 32
+
+
 def header(name: str, size: int) -> bytes:
     """The USTAR header block of a regular file: mode 0444, owner 0:0, mtime 0, no owner names.
 
@@ -276,18 +316,10 @@ def header(name: str, size: int) -> bytes:
     encoded = name.encode("ascii")
     assert 0 < len(encoded) <= 100, name
     assert 0 <= size < 1 << 33, size
-    block = bytearray(BLOCK)
-    block[: len(encoded)] = encoded
-    block[100:108] = b"0000444\x00"
-    block[108:124] = 2 * b"0000000\x00"  # owner and group
-    block[124:136] = b"%011o\x00" % size
-    block[136:148] = b"00000000000\x00"  # time
-    block[148:156] = b" " * 8
-    block[156:157] = b"0"
-    block[257:265] = b"ustar\x0000"
-    block[329:345] = 2 * b"0000000\x00"  # device numbers
-    block[148:156] = b"%06o\x00 " % sum(block)
-    return bytes(block)
+    digits = b"%011o" % size
+    total = _SUM + sum(encoded) + sum(digits)
+    name_field = encoded.ljust(100, b"\0")
+    return b"".join((name_field, _OWNED, digits, _TIME, b"%06o\0 " % total, _TYPE))
 
 
 def padding(size: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import shutil
 import subprocess
 import tarfile
@@ -367,6 +368,35 @@ def test_headers_with_any_bytes_and_a_right_checksum_do_no_harm(
             assert all(0 <= each.size <= len(data) - each.offset for each in found)
             assert all(each.name not in {"", ".", ".."} for each in found)
     assert 200 < refused < 1900
+
+
+def test_the_shorter_way_through_usual_headers_finds_what_the_longer_one_does(
+    monkeypatch: pytest.MonkeyPatch, tar_with: Callable[[bytes], Path]
+) -> None:
+    generator = random.Random(3)
+    fields = [0, 1, 99, 100, 106, 107, 124, 134, 135, 156, 257, 345]
+    archives = [SOUND + SOUND + END]
+    for _ in range(3000):
+        changed = bytearray(SOUND + SOUND + END)
+        place = generator.choice([*fields, generator.randrange(BLOCK)])
+        changed[place] = generator.choice([*b"-+_ 0179/.xLgS5\0", 0x80, 0xFF])
+        if generator.random() < 0.9:
+            changed[:BLOCK] = summed(changed[:BLOCK])
+        archives.append(bytes(changed))
+
+    def outcomes() -> list[object]:
+        found: list[object] = []
+        for archive in archives:
+            try:
+                found.append(members_of(tar_with(archive)))
+            except ToolError as error:
+                found.append(str(error))
+        return found
+
+    usual = outcomes()
+    monkeypatch.setattr("shards.tar._USUAL_NAME", re.compile(rb"(?!)"))
+    assert outcomes() == usual
+    assert len({str(outcome) for outcome in usual}) > 50
 
 
 @pytest.mark.usefixtures("deadline")
