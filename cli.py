@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prep.doctor.finding import Finding
     from prep.extraction.plan import Planned
     from prep.inspection.contents import ClassCount, Contents
+    from prep.inspection.plan import Range, ShardPlan
     from prep.organizing.organize import Organized
     from prep.verification.verify import Verified
     from shards.errors import ToolError
@@ -745,11 +746,11 @@ def _plan_shards(
     """Print what `shard` would write, and how long at the rate of a trial."""
     from prep.build import plan_shards
     from prep.sources import find_sources
-    from shards.writer import trial
+    from shards.trial import trial
 
     with _progress() as progress:
         plans = plan_shards(find_sources(sources, split), options, progress)
-        rates = [trial(plan, options.write, workers) for plan in plans]
+        rates = [trial(plan, options.write.encoder, workers) for plan in plans]
     splits = [
         {
             "split": plan.options.split,
@@ -1033,14 +1034,17 @@ def _result(findings: Sequence[str], checked_by: str | None, *, part: bool = Fal
 def inspect(
     paths: tuple[Path, ...], labels: Path | None, preview: Path | None, seed: int, as_json: bool
 ) -> None:
-    """Say what PATHS hold: classes, image sizes, formats, bytes, oddities.
+    """Say what PATHS hold: classes, image sizes, formats, bytes, oddities; of shards their plan.
 
     PATHS are archives as they lie, folders of images or of archives, or shards. Headers alone are
     read, of shards the index alone, so 50,000 images take seconds. Exits with 1 when an image has
     no sound header, and names it; pixels are not looked at.
 
-    --json has an object a split in `splits`, with the number of images of every class and the
-    distributions that the table draws, and `ok`.
+    Of shards, and of tars that `index` linked, it also says how they were made: seed, size, what
+    was drawn and left out, whether images have their original bytes, fingerprint, other readers.
+
+    --json has an object a split in `splits`, with the number of images of every class, the
+    distributions that the table draws and `plan` (null but for shards), and `ok`.
     """
     from prep.inspection.inspect import inspect as run
     from shards.errors import UsageError
@@ -1094,6 +1098,61 @@ def _contents_lines(found: Contents) -> Iterator[str]:
         names = ", ".join(odd.images[:3]) + (", ..." if len(odd.images) > 3 else "")
         known = "known of ILSVRC2012" if odd.known else "odd"
         yield f"  {known}: {odd.what}: {_count(len(odd.images), 'image')} ({names})"
+    if found.plan is not None:
+        yield from (f"  {line}" for line in _plan_lines(found.plan))
+
+
+_STORED = {
+    None: "as they came, this tool did not write them",
+    "keep": "keep, the original bytes",
+    "restart": "restart, not the original bytes: the same pixels with restart markers",
+    "reencode": "reencode, not the original bytes: other pictures, reduced and encoded anew",
+}
+
+
+def _plan_lines(plan: ShardPlan) -> Iterator[str]:
+    """How shards were made, and what else is in their folder."""
+    if plan.seed is None:
+        yield f"plan: foreign tars, linked as they lie; {_classes_planned(plan)}"
+    else:
+        count, size = plan.samples_per_shard, plan.shard_size
+        each = f"{count:,} images" if size is None else f"up to {_megabytes(size)} MB"
+        drawn = (
+            "all images" if plan.per_class is None else f"at most {plan.per_class:,} images each"
+        )
+        yield (
+            f"plan: shards of this tool, seed {plan.seed}, {each} a shard; {drawn} of "
+            f"{_classes_planned(plan)}"
+        )
+    images = _span(plan.shard_samples, "{:,}".format)
+    megabytes = _span(plan.shard_bytes, lambda size: f"{_figure(size / 1e6):,}")
+    yield f"shards: {plan.shards:,}, each of {images} images and {megabytes} MB"
+    settings = ((name, value) for name, value in plan.encoder.items() if value is not None)
+    yield "; ".join(
+        [
+            f"jpeg: {_STORED.get(plan.jpeg, plan.jpeg)}",
+            *(f"{name.replace('_', ' ')} {value}" for name, value in settings),
+        ]
+    )
+    if plan.kept is not None:
+        yield f"kept as they were: {_count(plan.kept, 'image')}"
+    names = ", ".join(each["name"] for each in plan.skipped[:3])
+    more = ", ..." if len(plan.skipped) > 3 else ""
+    yield f"left out: {_count(len(plan.skipped), 'image')}" + (f" ({names}{more})" if names else "")
+    yield f"files for other readers: {', '.join(plan.for_readers) or 'none'}"
+    yield f"fingerprint: {plan.fingerprint}"
+
+
+def _classes_planned(plan: ShardPlan) -> str:
+    """How many classes, and whether they are a part of ILSVRC2012's."""
+    if 0 < plan.known_classes == plan.classes:
+        return f"{plan.classes:,} of ILSVRC2012's 1,000 classes"
+    return "1 class" if plan.classes == 1 else f"{plan.classes:,} classes"
+
+
+def _span(span: Range, say: Callable[[int], str]) -> str:
+    low, high = say(span.min), say(span.max)
+    return low if low == high else f"{low} to {high}"
 
 
 def _figure(value: float) -> float:
@@ -1140,7 +1199,8 @@ def prep_doctor(path: Path | None, as_json: bool) -> None:
 
     Looks at Python, torch, decoders, cores, memory, limits and cards. With PATH also at its disk
     (which is measured for about two seconds), at the archives, class folders and shards there,
-    at what is missing, and at the room and time that shards and class folders would take.
+    at what is missing, and at the room, the time and the command of each way to data that can be
+    trained on: shards, an index of the archives as they lie, class folders.
 
     Every line is ok, a note or a problem, with a remedy. Exits with 1 when there is a problem.
     """

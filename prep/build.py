@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prep.inflated import readable_in_place
+from prep.labels import note_numbering
 from prep.sources import Source, collect
 from shards.plan import DEFAULT_SAMPLES_PER_SHARD, Plan, PlanOptions
 from shards.progress import Progress
@@ -33,6 +34,8 @@ def plan_shards(sources: Sequence[Source], options: BuildOptions, progress: Prog
     samples, listed = collect(
         sources, labels=options.labels, classes=options.classes, progress=progress
     )
+    if options.classes is None:
+        note_numbering(listed, progress)
     encoder = options.write.encoder
     plans = []
     for split, found in samples.items():

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prep import ilsvrc
-from prep.labels import class_in_name, class_list
+from prep.labels import class_in_name, class_list, note_numbering
 from prep.sources import collect
 from prep.tars import find_tars
 from shards.durable import folder_lock
@@ -104,6 +104,8 @@ def index_tars(
         found, classes = collect(
             archives, labels=options.labels, classes=options.classes, progress=progress
         )
+        if options.classes is None:
+            note_numbering(classes, progress)
         done += [_index_archive(split, samples, classes, run) for split, samples in found.items()]
     return done + (_index_shards(shards, run) if shards else [])
 
@@ -211,7 +213,7 @@ def _index_shards(tars: Mapping[str, Sequence[Path]], run: _Run) -> list[Indexed
     started = time.perf_counter()
     given = None
     if run.options.classes is not None:
-        given = class_list(set(), run.options.classes, run.progress)
+        given = class_list(set(), run.options.classes)
     parts = _parts(tars, given, run)
     with ExitStack() as locks:
         for part in parts:

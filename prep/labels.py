@@ -227,10 +227,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return ids
 
 
-def class_list(
-    found: set[str], given: Path | Sequence[Class] | None, progress: Progress
-) -> tuple[Class, ...]:
-    """The classes in the order of their indices: sorted ids, never renumbered silently.
+def class_list(found: set[str], given: Path | Sequence[Class] | None) -> tuple[Class, ...]:
+    """The classes in the order of their indices: sorted ids.
 
     ILSVRC2012's 1000 when all are there, else what was found, else what `given` lists or is.
     Raises ToolError where it lists none of what was found.
@@ -245,9 +243,13 @@ def class_list(
                 f"{given} lists none of the classes that were found ({min(found)!r} is one)"
             )
         return tuple(Class(each, names.get(each, each)) for each in ids)
-    if found and found != set(names):
+    return tuple(Class(each, names.get(each, each)) for each in sorted(found))
+
+
+def note_numbering(found: Sequence[Class], progress: Progress) -> None:
+    """Tell the user of a command with `--classes` where labels are not ILSVRC2012's."""
+    if found and {each.id for each in found} != {each.wnid for each in ilsvrc.classes()}:
         progress.note(
             f"{len(found)} classes found, not ILSVRC2012's 1000: labels are positions in their "
             "sorted list (--classes FILE gives another list)"
         )
-    return tuple(Class(each, names.get(each, each)) for each in sorted(found))

@@ -271,7 +271,7 @@ def collect(
     if classes is None:
         _check_splits_agree(found)
     ids = {each for part in found.values() for each in part.ids if each is not None}
-    listed = class_list(ids, classes, progress)
+    listed = class_list(ids, classes)
     index: dict[str | None, int] = {each.id: label for label, each in enumerate(listed)}
     index[None] = UNLABELLED
     samples = {}

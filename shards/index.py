@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from shards.columns import Column, read_columns, write_columns
 from shards.errors import DamagedData
-from shards.plan import canonical_json, join_lines
+from shards.plan import Plan, canonical_json, join_lines
 from shards.sample import Class
 
 INDEX_NAME = "index.safetensors"
@@ -102,6 +102,38 @@ class Index:
         if len(ranks) and int(positions.min()) < 0:
             raise DamagedData("its ranks are no permutation")
         return positions
+
+
+def build_index(
+    plan: Plan,
+    parts: Sequence[Mapping[str, Column]],
+    *,
+    skipped: Sequence[Mapping[str, str]],
+    kept: int | None,
+) -> Index:
+    """The index of a plan whose shards' own columns are `parts`, shard by shard."""
+    samples = plan.samples
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    numbers = columns.pop("number").astype(np.int64)
+    counts = [len(part["number"]) for part in parts]
+    columns |= {
+        "key": samples.keys[numbers],
+        "name": samples.names[numbers],
+        "label": samples.labels[numbers],
+        # Of a plan whose samples are all there, the canonical number is the number in the plan.
+        "rank": np.searchsorted(np.sort(numbers), numbers).astype(np.uint32),
+        "shard": np.repeat(np.arange(len(parts), dtype=np.uint32), counts),
+    }
+    header = make_header(
+        split=plan.options.split,
+        layout=SHARDS_LAYOUT,
+        files=[plan.shard_name(number) for number in range(plan.shards)],
+        classes=plan.classes,
+        plan={**plan.describe(), "fingerprint": plan.fingerprint},
+        skipped=skipped,
+        kept=kept,
+    )
+    return Index(header=header, columns=columns)
 
 
 def make_header(

@@ -212,6 +212,11 @@ def whole_split(folder: Path, links: Sequence[Link], claim: str) -> Manifest | N
     return manifest
 
 
+def is_linked(folder: Path) -> bool:
+    """Whether a folder has the records of an index: of a finished one, or of one that was begun."""
+    return _claim(folder).is_file() or _records(folder).is_dir()
+
+
 def _claim(folder: Path) -> Path:
     return folder / RECORDS / "indexed"
 

@@ -8,20 +8,16 @@ ended.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-
-from shards.columns import Column, read_columns, write_columns
+from shards.columns import read_columns, write_columns
 from shards.durable import (
     RECORDS,
     atomic_file,
@@ -33,11 +29,11 @@ from shards.durable import (
 from shards.errors import DamagedData, ToolError
 from shards.hashing import hash_file
 from shards.image import read_info
-from shards.index import INDEX_NAME, SHARDS_LAYOUT, Index, make_header
+from shards.index import INDEX_NAME, Index, build_index
 from shards.manifest import MANIFEST_NAME, SUMS_NAME, File, Manifest, Skipped, check_sizes
 from shards.parallel import Stop, run_jobs
 from shards.plan import Plan
-from shards.progress import Progress, Silent
+from shards.progress import Progress
 from shards.proof import Prove, prove_by
 from shards.reader import Reader
 from shards.shard import ShardWriter
@@ -49,8 +45,6 @@ if TYPE_CHECKING:
 
 OnBad: TypeAlias = Literal["fail", "skip"]
 Check: TypeAlias = Literal["fast", "full"]
-
-_TRIAL_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,33 +99,6 @@ def write_shards(
         images=sum(len(plan.members(shard)) for shard in missing),
         seconds=time.perf_counter() - started,
     )
-
-
-def trial(plan: Plan, options: WriteOptions, workers: int) -> float:
-    """Images a second of this machine for a plan: read, encoded, hashed, but not written."""
-    started = time.perf_counter()
-    end = started + _TRIAL_SECONDS
-    run = _Run(
-        plan=plan, folder=Path(os.devnull), options=options, workers=workers, progress=Silent()
-    )
-    with Reader(plan.samples.layout, plan.samples.places) as reader:
-
-        def write(shard: int, stop: Stop) -> int:
-            count = 0
-            with Path(os.devnull).open("wb") as file:
-                members = plan.members(shard)
-                writer = ShardWriter(file, Path(os.devnull), len(members))
-                for number in members.tolist():
-                    stop.check()
-                    if time.perf_counter() > end:
-                        break
-                    with contextlib.suppress(_BadImage):
-                        run.add(writer, number, reader)
-                    count += 1
-            return count
-
-        done = sum(run_jobs(write, range(min(plan.shards, 4 * workers)), workers))
-    return max(done, 1) / (time.perf_counter() - started)
 
 
 def rewrite_shards(
@@ -250,6 +217,7 @@ class _Run:
 
     def _write_shard(self, shard: int, reader: Reader, stop: Stop, prove: Prove | None) -> None:
         path, members = self.folder / self.plan.shard_name(shard), self.plan.members(shard)
+        encoder = self.options.encoder
         skipped: list[Skipped] = []
         kept = 0
         with atomic_file(path) as file:
@@ -257,9 +225,9 @@ class _Run:
             for number in members.tolist():
                 stop.check()
                 try:
-                    kept += not self.add(writer, number, reader)
-                except _BadImage as error:
-                    skipped.append(self._skip(number, error))
+                    kept += not add_image(writer, self.plan, number, encoder, reader)
+                except BadImage as error:
+                    skipped.append(self._skip(number, error, prove))
                 self.progress.advance(1)
             reader.refuse_changed()
             size, sha256 = writer.close()
@@ -276,38 +244,16 @@ class _Run:
         with atomic_file(self._record(shard)) as file:
             write_columns(file, writer.columns, told)
 
-    def add(self, writer: ShardWriter, number: int, reader: Reader) -> bool:
-        """Append an image as the plan's encoder makes it; whether that changed it."""
-        samples = self.plan.samples
-        place, name = int(samples.place[number]), samples.names[number].decode()
-        encoder = self.options.encoder
-        size = int(samples.sizes[number])
-        room = writer.room(size) if encoder is None else memoryview(bytearray(size))
-        reader.read_into(room, place, name, int(samples.offsets[number]))
-        try:
-            info = read_info(room)
-            encoded = None if encoder is None else encoder.encode(room, info)
-        except DamagedData as error:
-            raise _BadImage(str(error)) from None
-        if encoded is not None:
-            info = read_info(encoded)
-        if encoder is not None:
-            data = room if encoded is None else encoded
-            room = writer.room(len(data))
-            room[:] = data
-        key, label = samples.keys[number].decode(), int(samples.labels[number])
-        writer.add(room, number, key, label, info)
-        return encoded is not None
-
-    def _skip(self, number: int, error: _BadImage) -> Skipped:
+    def _skip(self, number: int, error: BadImage, prove: Prove | None) -> Skipped:
         """Leave an image out, where that was asked for; else DamagedData with its place."""
         samples = self.plan.samples
         name = samples.names[number].decode()
         if self.options.on_bad == "fail":
             place = samples.places[int(samples.place[number])]
-            raise DamagedData(
-                f"{place}: {name}: {error}; mend or remove it, or pass --on-bad skip"
-            ) from None
+            remedy = "mend or remove it, or pass --on-bad skip"
+            if prove is not None:  # of shards that are finished nothing can be left out any more
+                remedy = "give a source that has it whole, as it was when the shards were written"
+            raise DamagedData(f"{place}: {name}: {error}; {remedy}") from None
         self.progress.note(f"left out {name}: {error}")
         return Skipped(samples.keys[number].decode(), name, str(error))
 
@@ -323,7 +269,12 @@ class _Run:
         kept = None
         if self.options.encoder is not None:
             kept = sum(int(told["kept"]) for _, told in records)
-        index = build_index(plan, [columns for columns, _ in records], skipped, kept)
+        index = build_index(
+            plan,
+            [columns for columns, _ in records],
+            skipped=[each._asdict() for each in skipped],
+            kept=kept,
+        )
         if not len(index):
             raise DamagedData(f"{self.folder}: none of the {len(plan.samples)} images is readable")
         with atomic_file(self.folder / INDEX_NAME) as file:
@@ -332,7 +283,7 @@ class _Run:
             split=plan.options.split,
             samples=len(index),
             classes=plan.classes,
-            plan=_described(plan),
+            plan=index.header["plan"],
             content=index.content_digest(),
             index=_file(self.folder / INDEX_NAME, len(index)),
             shards=tuple(
@@ -373,40 +324,36 @@ class _Run:
         return manifest
 
 
-class _BadImage(DamagedData):
+class BadImage(DamagedData):
     """An image that cannot be stored; the reason alone."""
 
 
-def build_index(
-    plan: Plan, parts: list[dict[str, Column]], skipped: Sequence[Skipped], kept: int | None
-) -> Index:
-    """The index of a plan whose shards' own columns are `parts`, shard by shard."""
+def add_image(
+    writer: ShardWriter, plan: Plan, number: int, encoder: Encoder | None, reader: Reader
+) -> bool:
+    """Append an image of a plan as its encoder makes it; whether that changed it.
+
+    Raises BadImage where the image is damaged.
+    """
     samples = plan.samples
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    numbers = columns.pop("number").astype(np.int64)
-    counts = [len(part["number"]) for part in parts]
-    columns |= {
-        "key": samples.keys[numbers],
-        "name": samples.names[numbers],
-        "label": samples.labels[numbers],
-        # Of a plan whose samples are all there, the canonical number is the number in the plan.
-        "rank": np.searchsorted(np.sort(numbers), numbers).astype(np.uint32),
-        "shard": np.repeat(np.arange(len(parts), dtype=np.uint32), counts),
-    }
-    header = make_header(
-        split=plan.options.split,
-        layout=SHARDS_LAYOUT,
-        files=[plan.shard_name(number) for number in range(plan.shards)],
-        classes=plan.classes,
-        plan=_described(plan),
-        skipped=[each._asdict() for each in skipped],
-        kept=kept,
-    )
-    return Index(header=header, columns=columns)
-
-
-def _described(plan: Plan) -> dict[str, object]:
-    return {**plan.describe(), "fingerprint": plan.fingerprint}
+    place, name = int(samples.place[number]), samples.names[number].decode()
+    size = int(samples.sizes[number])
+    room = writer.room(size) if encoder is None else memoryview(bytearray(size))
+    reader.read_into(room, place, name, int(samples.offsets[number]))
+    try:
+        info = read_info(room)
+        encoded = None if encoder is None else encoder.encode(room, info)
+    except DamagedData as error:
+        raise BadImage(str(error)) from None
+    if encoded is not None:
+        info = read_info(encoded)
+    if encoder is not None:
+        data = room if encoded is None else encoded
+        room = writer.room(len(data))
+        room[:] = data
+    key, label = samples.keys[number].decode(), int(samples.labels[number])
+    writer.add(room, number, key, label, info)
+    return encoded is not None
 
 
 def _file(path: Path, samples: int) -> File:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,7 +62,7 @@ def examine_data(path: Path) -> DataReport:
         *(_shards(each, path) for each in holdings.shards),
         *_refused(path, holdings),
         *_missing(path, holdings, plan),
-        *(_route(each, plan, disk) for each in routes),
+        *_routes(routes, plan, disk),
     ]
     room = all(_fits(each, plan, disk) for each in routes[:1])
     return DataReport(findings=findings, rates=rates, routes=routes, next=plan.next(room=room))
@@ -164,11 +164,16 @@ def _tree(tree: Tree, path: Path) -> Finding:
 def _shards(held: HeldShards, path: Path) -> Finding:
     name = _name(held.path, path)
     if not held.finished:
-        return note(
-            name,
-            f"unfinished, {counted(held.shards, 'shard')} so far",
-            "the same `imagenet-prep shard` command goes on where it was stopped",
+        command = "index" if held.linked else "shard"
+        found = "" if held.linked else f", {counted(held.shards, 'shard')} so far"
+        remedy = f"the same `imagenet-prep {command}` command goes on where it was stopped"
+        return note(name, f"unfinished{found}", remedy)
+    if held.damage and held.linked:
+        remedy = (
+            "run `imagenet-prep index` again on the tars where they lie now, or put missing ones "
+            "back where their links lead"
         )
+        return problem(name, held.damage, remedy)
     if held.damage:
         return problem(
             name,
@@ -177,6 +182,8 @@ def _shards(held: HeldShards, path: Path) -> Finding:
             "`imagenet-prep verify` names all damage",
         )
     images = counted(held.samples, f"{held.split} image")
+    if held.linked:
+        return ok(name, f"{images} in {counted(held.shards, 'tar')} as they lie, indexed")
     return ok(name, f"{images} in {counted(held.shards, 'shard')}, finished")
 
 
@@ -186,7 +193,7 @@ def _refused(path: Path, holdings: Holdings) -> Iterator[Finding]:
 
 
 def _missing(path: Path, holdings: Holdings, plan: Plan) -> Iterator[Finding]:
-    """What is needed and is there in no form; an archive with a problem was reported already."""
+    """What is needed and is there in no form; what has a problem was reported already."""
     there = {each.kind for each in holdings.archives}
     for split in plan.missing():
         if NEEDED[split] not in there:
@@ -206,13 +213,23 @@ def _fits(route: Route, plan: Plan, disk: Disk) -> bool:
     return disk.writable and plan.needs(route) <= disk.free_bytes and inodes
 
 
-def _route(route: Route, plan: Plan, disk: Disk) -> Finding:
-    """A route that does not fit; class folders are never needed, so that is no problem."""
+def _routes(routes: Sequence[Route], plan: Plan, disk: Disk) -> Iterator[Finding]:
+    """Each route, with its command where it fits."""
+    for route in routes:
+        time = "" if route.seconds is None else f", about {_about(route.seconds)} here"
+        if time and route.headers:
+            time += f" besides {route.headers:,} small reads of headers"
+        found = f"{_gb(route.bytes)} in {route.inodes:,} files beside what is there{time}"
+        if _fits(route, plan, disk):
+            yield ok(f"route: {route.name}", f"{found}: {route.command}")
+        else:
+            indexable = any(each.name == "index" and _fits(each, plan, disk) for each in routes)
+            yield _unfit(route, found, plan, disk, indexable=indexable)
+
+
+def _unfit(route: Route, found: str, plan: Plan, disk: Disk, *, indexable: bool) -> Finding:
+    """A route that does not fit; only shards are needed, so of others that is no problem."""
     what = f"route: {route.name}"
-    time = "" if route.seconds is None else f", about {_about(route.seconds)} here"
-    found = f"{_gb(route.bytes)} in {route.inodes:,} files beside what is there{time}"
-    if _fits(route, plan, disk):
-        return ok(what, found)
     if not disk.writable:
         return note(what, f"{found}; nothing can be written here", "give --out where you may write")
     short = plan.needs(route) - disk.free_bytes
@@ -224,7 +241,11 @@ def _route(route: Route, plan: Plan, disk: Disk) -> Finding:
     )
     if route.name == "shards":
         remedy = f"make room, or give --out on a disk with {_gb(route.bytes)} free"
+        remedy += "; or train from the archives as they lie, the route index" * indexable
         return problem(what, f"{found}; {lacking}", remedy)
+    if route.name == "index":
+        remedy = "make room for the archives" if plan.missing() else "give --out on another disk"
+        return note(what, f"{found}; {lacking}", remedy)
     return note(what, f"{found}; {lacking}", "not needed to train: shards are made without them")
 
 

@@ -22,6 +22,8 @@ from prep.sources import find_sources
 from prep.wholeness import why_unfinished
 from shards.durable import RECORDS
 from shards.errors import ToolError, UsageError
+from shards.linked import LAYOUT as FOREIGN
+from shards.linked import is_linked
 from shards.manifest import MANIFEST_NAME, Manifest, check_sizes
 
 _ENTRIES: Final = 200_000  # of a folder that are looked at: more than validation images in one
@@ -77,7 +79,10 @@ class Tree:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldShards:
-    """A split in shards; `damage` says what is wrong with them. Unfinished ones have no number."""
+    """A split in shards; `damage` says what is wrong with them. Unfinished ones have no number.
+
+    `linked` where they are tars as they lie, which `imagenet-prep index` linked.
+    """
 
     split: str
     path: Path
@@ -85,6 +90,7 @@ class HeldShards:
     shards: int
     bytes: int  # of the tars that are there
     finished: bool
+    linked: bool
     damage: str = ""
 
 
@@ -230,7 +236,8 @@ def _holds_classes(folder: Path) -> bool:
 def _shards(folder: Path) -> HeldShards | None:
     """The shards in a folder as their manifest and the sizes of the files say; None for none."""
     finished = (folder / MANIFEST_NAME).is_file()
-    if not finished and not (folder / RECORDS / "shards").is_dir():
+    linked = is_linked(folder)
+    if not finished and not linked and not (folder / RECORDS / "shards").is_dir():
         return None
     tars = [each for each in _entries(folder) if each.name.endswith(".tar")]
     # Of tars that are indexed as they lie there are links, which may lead nowhere any more.
@@ -243,6 +250,7 @@ def _shards(folder: Path) -> HeldShards | None:
             damage = str(error)
         else:
             split, samples, count = manifest.split, manifest.samples, len(manifest.shards)
+            linked = manifest.plan.get("layout") == FOREIGN
             lost = list(check_sizes(folder, manifest.files()).values())
             damage = f"{lost[0]} ({len(lost)} such files)" if lost else ""
     return HeldShards(
@@ -252,5 +260,6 @@ def _shards(folder: Path) -> HeldShards | None:
         shards=count,
         bytes=size,
         finished=finished,
+        linked=linked,
         damage=damage,
     )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from prep import ilsvrc
 from prep.inspection.headers import UNREADABLE, Headers
+from prep.inspection.plan import ShardPlan
 from prep.oddities import Oddity, oddity
 from shards.image import Format
 from shards.sample import UNLABELLED, Class, Layout, Samples
@@ -65,7 +66,7 @@ class Contents:
 
     `split` is None where nothing says which it is. `classes` is empty where no labels are known;
     `labels_missing` says why `unlabelled` images have none. A spread is None where there is
-    nothing to measure.
+    nothing to measure, `plan` where these are no shards.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Contents:
     channels: dict[str, int]
     oddities: tuple[Oddity, ...]
     unreadable: tuple[Unreadable, ...]
+    plan: ShardPlan | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,7 @@ class Inspected:
     classes: tuple[Class, ...]
     labels_missing: str | None
     headers: Headers
+    plan: ShardPlan | None
 
     @functools.cached_property
     def contents(self) -> Contents:
@@ -138,6 +141,7 @@ def _summarise(found: Inspected) -> Contents:
             Unreadable(image=_place(samples, number), reason=reason)
             for number, reason in headers.unreadable
         ),
+        plan=found.plan,
     )
 
 

@@ -1,7 +1,8 @@
 """What lies at a path, from headers alone: found, listed, the header of each image read.
 
 Nothing is decoded, and what is missing (labels, the name of a split) leaves a gap in the result
-instead of ending it. Shards say all of this in their index, so nothing of them is scanned.
+instead of ending it. Shards say all of this in their index and manifest, so nothing of them is
+scanned.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from prep.archives import Form, archive_bytes, list_images, recognise
 from prep.inflate import Inflated
 from prep.inspection.contents import Inspected
 from prep.inspection.headers import Headers, header_at, read_headers
+from prep.inspection.plan import read_plan
 from prep.labels import class_list, find_labels
 from prep.sources import Source, collect, find_sources
 from shards.dataset import Dataset
@@ -25,12 +27,12 @@ from shards.errors import ToolError, UsageError
 from shards.image import ImageInfo
 from shards.index import INDEX_NAME, Index
 from shards.manifest import MANIFEST_NAME, Manifest
-from shards.progress import Progress, Silent
+from shards.progress import Progress
 from shards.sample import UNLABELLED, Class, FoundImage, Layout, Samples
 from shards.verify import find_splits
 
 _NO_SPLIT: Final = "unknown"
-_SIGNS_OF_SHARDS: Final = (MANIFEST_NAME, f"{RECORDS}/shards")
+_SIGNS_OF_SHARDS: Final = (MANIFEST_NAME, f"{RECORDS}/shards", f"{RECORDS}/index")
 _NO_LABELS_OF_TEST: Final = "test images have none"
 
 
@@ -97,6 +99,7 @@ def _inspect_shards(folder: Path) -> Inspected:
             components=index["components"][rows],
             unreadable=(),
         ),
+        plan=read_plan(folder, manifest),
     )
 
 
@@ -131,8 +134,7 @@ def _inspect_archive(
     for split, listing in _list_archive(source, progress).items():
         of_split = replace(source, split=split)
         missing = _label(listing, of_split, labels, progress)
-        # A note on how classes are numbered would be of no use here.
-        classes = class_list({each for each in listing.ids if each is not None}, None, Silent())
+        classes = class_list({each for each in listing.ids if each is not None}, None)
         index: dict[str | None, int] = {each.id: label for label, each in enumerate(classes)}
         index[None] = UNLABELLED
         images = [
@@ -224,4 +226,5 @@ def _inspected(
         classes=classes,
         labels_missing=missing,
         headers=headers,
+        plan=None,
     )

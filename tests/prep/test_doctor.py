@@ -82,8 +82,9 @@ def test_where_nothing_is_the_way_begins_with_the_archives(tmp_path: Path) -> No
     assert "mkdir -p" in found[str(path)].remedy
     assert "image-net.org" in found[TRAIN].remedy
     assert {found[name].status for name in (TRAIN, VAL)} == {Status.NOTE}
-    assert [each.name for each in report.routes] == ["shards", "class folders"]
+    assert [each.name for each in report.routes] == ["shards", "index", "class folders"]
     assert "GB in 1,340 files" in found["route: shards"].found
+    assert "186.4 MB in 20 files" in found["route: index"].found
     assert report.next.startswith("fetch ")
     assert list(tmp_path.iterdir()) == []
 
@@ -97,11 +98,14 @@ def test_archives_are_listed_with_their_routes(archives: SampleData) -> None:
         TRAIN: "note",  # a sample: whole, but not ILSVRC2012's
         VAL: "note",
         "route: shards": "ok",
+        "route: index": "ok",
         "route: class folders": "ok",
     }
     found = by_name(report)
     assert "ILSVRC2012's has 147,897,477,120" in found[TRAIN].found
-    assert "about 1 s here" in found["route: shards"].found
+    assert "about 1 s here besides " in found["route: shards"].found
+    command = f"imagenet-prep index {archives.train} {archives.val} --out {folder / 'index'}"
+    assert found["route: index"].found.endswith(f" small reads of headers: {command}")
     assert report.rates is not None
     assert report.next.startswith(f"imagenet-prep shard {archives.train} {archives.val} --out ")
     assert sorted(folder.iterdir()) == before
@@ -165,6 +169,66 @@ def test_damaged_and_unfinished_shards_are_told_apart(shards_copy: Path) -> None
     assert found["val"].found == "unfinished, 1 shard so far"
 
 
+@pytest.fixture
+def indexed(
+    archives: SampleData,
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> Path:
+    """A copy of the archives, and beside it an index of them in `index`."""
+    place = Path(shutil.copytree(archives.train.parent, tmp_path / "data"))
+    done = run("imagenet-prep", "index", place, "--out", tmp_path / "index")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "index"
+
+
+def test_an_index_is_what_training_takes(indexed: Path) -> None:
+    report = examine_data(indexed)
+    assert judged(report) == {"train": "ok", "val": "ok"}
+    assert by_name(report)["val"].found == "15 val images in 1 tar as they lie, indexed"
+    assert (report.routes, report.next) == ([], f"resnet train --shards {indexed}")
+
+
+@pytest.mark.parametrize("command", ["doctor", "inspect", "verify"])
+def test_an_index_that_lost_its_tar_wants_it_back_or_another_index(
+    indexed: Path, run: Callable[..., subprocess.CompletedProcess[str]], command: str
+) -> None:
+    """Not `shard`: it did not make this, and would refuse the folder."""
+    lost = indexed.parent / "data" / VAL
+    lost.unlink()
+    done = run("imagenet-prep", command, indexed)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert f"it is a link to {lost}, which is not there" in said
+    assert "`imagenet-prep index`" in said
+    assert "imagenet-prep shard" not in said
+    if command == "doctor":
+        assert "put missing ones back where their links lead" in said
+        assert f"next: imagenet-prep index TARS --out {indexed}, " in said
+        assert "fetch" not in said
+        assert "route: " not in said
+
+
+def test_an_index_whose_tars_are_at_hand_is_made_again_by_the_next_command(
+    indexed: Path, run: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    data = indexed.parent / "data"
+    shutil.move(data / VAL, data / "validation.tar")
+    indexed.rename(data / "index")
+    report = examine_data(data)
+    assert [each.name for each in report.routes] == ["index"]
+    assert report.next == (f"imagenet-prep index {data / 'validation.tar'} --out {data / 'index'}")
+    assert run(*report.next.split()).returncode == 0
+    assert examine_data(data).next == f"resnet train --shards {data / 'index'}"
+
+
+def test_an_index_that_was_stopped_is_gone_on_with_by_index(tmp_path: Path) -> None:
+    (tmp_path / "train" / ".imagenet-prep" / "index").mkdir(parents=True)
+    found = by_name(examine_data(tmp_path))["train"]
+    assert (found.status, found.found) == (Status.NOTE, "unfinished")
+    assert "`imagenet-prep index`" in found.remedy
+
+
 def test_images_of_an_unnamed_split_are_said_to_be_so(
     write_folders: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -177,9 +241,11 @@ def test_images_of_an_unnamed_split_are_said_to_be_so(
 # --- room -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", ["size=300k", "size=300k,nr_inodes=20"])
+@pytest.mark.parametrize(
+    ("options", "status"), [("size=300k", Status.OK), ("size=300k,nr_inodes=20", Status.NOTE)]
+)
 def test_a_disk_without_room_for_shards_is_a_problem(
-    archives: SampleData, small_disk: Callable[[str], Any], options: str
+    archives: SampleData, small_disk: Callable[[str], Any], options: str, status: Status
 ) -> None:
     place = small_disk(options).path
     for archive in (archives.train, archives.val):
@@ -190,6 +256,9 @@ def test_a_disk_without_room_for_shards_is_a_problem(
     assert found["speed"].status is Status.NOTE
     assert found["route: shards"].status is Status.PROBLEM
     assert "more room is needed" in found["route: shards"].found
+    assert found["route: index"].status is status
+    indexable = status is Status.OK
+    assert ("the route index" in found["route: shards"].remedy) is indexable
     assert "about" not in found["route: shards"].found  # no time without a measurement
     # Class folders are no problem: nobody needs them.
     assert found["route: class folders"].status is Status.NOTE
@@ -250,7 +319,8 @@ def test_the_command_ends_with_1_where_there_is_a_problem(
     report = json.loads(done.stdout)
     assert set(report) == {"findings", "rates", "routes", "next"}
     assert set(report["rates"]) == {"read", "write", "create", "hash"}
-    assert [each["name"] for each in report["routes"]] == ["shards", "class folders"]
+    assert [each["name"] for each in report["routes"]] == ["shards", "index", "class folders"]
+    assert all(each["command"].startswith("imagenet-prep ") for each in report["routes"])
     problems = {each["what"] for each in report["findings"] if each["status"] == "problem"}
     assert VAL in problems
 

@@ -11,7 +11,15 @@ import pytest
 
 from prep import ilsvrc
 from prep.devkit import read_devkit
-from prep.labels import ImageLabels, class_list, find_labels, is_official, read_classes, read_labels
+from prep.labels import (
+    ImageLabels,
+    class_list,
+    find_labels,
+    is_official,
+    note_numbering,
+    read_classes,
+    read_labels,
+)
 from prep.sample.data import VALIDATION_ARCHIVE
 from shards.errors import DamagedData, ToolError
 from shards.progress import Silent
@@ -175,7 +183,8 @@ def test_an_image_without_a_label_is_named() -> None:
 
 def test_ilsvrc_s_thousand_are_in_their_own_order_without_a_word() -> None:
     notes = Notes()
-    classes = class_list({each.wnid for each in ilsvrc.classes()}, None, notes)
+    classes = class_list({each.wnid for each in ilsvrc.classes()}, None)
+    note_numbering(classes, notes)
     assert [each.id for each in classes] == sorted(each.id for each in classes)
     assert (len(classes), classes[0], classes[999].name) == (
         1000,
@@ -187,7 +196,8 @@ def test_ilsvrc_s_thousand_are_in_their_own_order_without_a_word() -> None:
 
 def test_other_classes_are_sorted_and_said_aloud() -> None:
     notes = Notes()
-    classes = class_list({"dog", "cat", "n01440764"}, None, notes)
+    classes = class_list({"dog", "cat", "n01440764"}, None)
+    note_numbering(classes, notes)
     assert [tuple(each) for each in classes] == [
         ("cat", "cat"),
         ("dog", "dog"),
@@ -199,7 +209,7 @@ def test_other_classes_are_sorted_and_said_aloud() -> None:
 def test_a_given_list_decides_the_order(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_text("dog the animal\n\ncat\nbird\n")
-    classes = class_list({"cat", "dog"}, path, Silent())
+    classes = class_list({"cat", "dog"}, path)
     assert [each.id for each in classes] == ["dog", "cat", "bird"]
 
 
@@ -207,8 +217,8 @@ def test_a_list_of_other_classes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_text("cat\n")
     with pytest.raises(ToolError, match=f"{path} lists none of the classes that were found"):
-        class_list({"dog"}, path, Silent())
-    assert [each.id for each in class_list({"cat", "dog"}, path, Silent())] == ["cat"]
+        class_list({"dog"}, path)
+    assert [each.id for each in class_list({"cat", "dog"}, path)] == ["cat"]
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"cat\ncat\n", b"\xff\xfe"])

@@ -15,6 +15,7 @@ from prep.doctor.holdings import HeldArchive, Holdings, State, find_holdings
 from prep.doctor.routes import Plan, load_of, published_load
 from prep.ilsvrc import ArchiveKind
 from prep.sample.data import SampleData
+from shards.index import INDEX_NAME, Index
 
 RATES = Rates(read=100e6, write=50e6, create=1000.0, hash=200e6)
 
@@ -58,7 +59,7 @@ def test_class_folders_take_the_room_that_was_said(
     tmp_path: Path,
 ) -> None:
     plan = Plan(archives.train.parent, find_holdings(archives.train.parent))
-    route = plan.routes(disk, None, 1)[1]
+    route = plan.routes(disk, None, 1)[2]
     done = run("imagenet-prep", "extract", archives.train, archives.val, "--out", tmp_path)
     assert done.returncode == 0
     files = [path for path in tmp_path.glob("*/n*/*") if path.is_file()]
@@ -68,14 +69,76 @@ def test_class_folders_take_the_room_that_was_said(
     assert len(files) < route.inodes < len(files) * 2 + 2_002
 
 
+def test_an_index_takes_the_room_that_was_said(
+    archives: SampleData,
+    disk: Disk,
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    """Followed to the letter, its command leads to data that training takes."""
+    place = Path(shutil.copytree(archives.train.parent, tmp_path / "data"))
+    route = Plan(place, find_holdings(place)).routes(disk, None, 1)[1]
+    assert (route.name, route.seconds) == ("index", None)
+    train, val = place / archives.train.name, place / archives.val.name
+    assert route.command == f"imagenet-prep index {train} {val} --out {place / 'index'}"
+    assert run(*shlex.split(route.command)).returncode == 0
+    # What has the same size for any number of images is left out: headers, lists of classes.
+    indexes = [Index.read(path) for path in (place / "index").rglob(INDEX_NAME)]
+    taken = sum(column.nbytes for each in indexes for column in each.columns.values())
+    assert taken < route.bytes < 3 * taken
+    assert len(list((place / "index").rglob("*"))) <= route.inodes
+    assert next_of(place) == f"resnet train --shards {place / 'index'}"
+
+
+def test_every_route_is_gone_by_its_command(
+    archives: SampleData,
+    disk: Disk,
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    place = Path(shutil.copytree(archives.train.parent, tmp_path / "my data"))
+    routes = Plan(place, find_holdings(place)).routes(disk, None, 1)
+    assert [each.name for each in routes] == ["shards", "index", "class folders"]
+    for route in routes:
+        done = run(*shlex.split(route.command))
+        assert done.returncode == 0, done.stderr
+    made = {str(path.relative_to(place)) for path in place.glob("**/val")}
+    assert made == {"shards/val", "index/val", "val"}
+
+
+def test_shards_that_were_begun_are_not_completed_by_an_index(
+    archives: SampleData, disk: Disk, shards: Path, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(archives.train.parent, tmp_path / "data"))
+    shutil.copytree(shards / "train", place / "shards" / "train")
+    routes = Plan(place, find_holdings(place)).routes(disk, RATES, 1)
+    assert [each.name for each in routes] == ["shards", "class folders"]
+
+
+def test_folders_of_images_have_no_route_of_tars(
+    disk: Disk, write_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    for split in ("train", "val"):
+        folders = {f"n{number:08d}": {"1.jpg": b""} for number in range(1000)}
+        write_folders(tmp_path / split, folders)
+    routes = Plan(tmp_path, find_holdings(tmp_path)).routes(disk, RATES, 1)
+    assert [each.name for each in routes] == ["shards"]
+
+
 def test_times_follow_from_the_rates(disk: Disk, tmp_path: Path) -> None:
     plan = Plan(tmp_path, find_holdings(tmp_path))
-    shards, folders = plan.routes(disk, RATES, 4)
+    shards, index, folders = plan.routes(disk, RATES, 4)
     # 154.6 GB are read at 100 MB/s and 156 GB written at 50, and 1.33 million files made.
     assert shards.seconds == pytest.approx(154.64e9 / 100e6 + shards.bytes / 50e6, rel=1e-3)
     assert folders.seconds == pytest.approx(1_546 + 153.6e9 / 50e6 + 1_331.2, rel=1e-2)
+    # An index writes next to nothing; of tiny images 1,331,167 took it 21 s.
+    assert index.seconds == pytest.approx(154.64e9 / 100e6 + 21.5, rel=1e-3)
     slow = Rates(read=1e9, write=1e9, create=1e6, hash=10e6)
-    assert plan.routes(disk, slow, 4)[0].seconds == pytest.approx(153.6e9 / 40e6, rel=1e-2)
+    shards, index, _ = plan.routes(disk, slow, 4)
+    assert shards.seconds == pytest.approx(153.6e9 / 40e6, rel=1e-2)
+    # Archives are read one after the other, and the sum of each is one core's work.
+    assert index.seconds == pytest.approx(154.64e9 / 10e6, rel=1e-2)
+    assert (shards.headers, index.headers, folders.headers) == (1_331_167, 1_331_167, 0)
 
 
 # --- the next command -------------------------------------------------------------------------

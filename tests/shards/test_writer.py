@@ -385,6 +385,25 @@ def test_a_source_shorter_than_listed_is_refused(
     assert [path.name for path in (tmp_path / "out").iterdir()] == [RECORDS]
 
 
+def test_an_image_that_is_lost_to_a_finished_shard_cannot_be_left_out(
+    jpeg: Callable[[int], bytes],
+    build: Build,
+    write_folders: Callable[..., Path],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    """Nor does the command that mends it have an option for that."""
+    source = write_folders(tmp_path / "train", {"a": {"1.jpg": jpeg(1)}})
+    build(source, out=tmp_path / "out")
+    next((tmp_path / "out" / "train").glob("*.tar")).unlink()
+    (source / "a" / "1.jpg").write_bytes(bytes(len(jpeg(1))))
+    done = run("imagenet-prep", "verify", tmp_path / "out", "--repair", "--source", source)
+    assert done.returncode == 1
+    assert "1.jpg: " in done.stderr
+    assert "give a source that has it whole" in done.stderr
+    assert "--on-bad" not in done.stderr
+
+
 def test_no_samples_make_no_shards(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="no samples"):
         write_shards(
