@@ -14,6 +14,8 @@ from shards.order import draws
 _ATTEMPTS = 10  # as torchvision.transforms.RandomResizedCrop.get_params
 _DRAWS_PER_ATTEMPT = 4  # area, aspect, top, left
 FLIP_DRAW = _ATTEMPTS * _DRAWS_PER_ATTEMPT
+# From here on the draws are those of shards/image_augment.py, one augmentation after the other.
+FIRST_PICTURE_DRAW = 64
 
 
 def random_resized_crops(
@@ -31,28 +33,46 @@ def random_resized_crops(
     Ten attempts to place an area of `scale` times the image with an aspect (width / height)
     log-uniform in `ratio`; failing all, the largest central box whose aspect is in `ratio`.
     """
-    boxes = _central_boxes(widths, heights, ratio)
-    open_rows = np.arange(len(samples))
-    for attempt in range(_ATTEMPTS):
-        uniform = draws(
-            seed, epoch, samples[open_rows], attempt * _DRAWS_PER_ATTEMPT, _DRAWS_PER_ATTEMPT
-        )
-        width, height = widths[open_rows], heights[open_rows]
-        area = width.astype(np.float64) * height * _between(scale, uniform[:, 0])
-        aspect = np.exp(_between((np.log(ratio[0]), np.log(ratio[1])), uniform[:, 1]))
-        crop_width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-        crop_height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-        fits = (
-            (crop_width > 0) & (crop_width <= width) & (crop_height > 0) & (crop_height <= height)
-        )
-        top = (uniform[:, 2] * (height - crop_height + 1)).astype(np.int64)
-        left = (uniform[:, 3] * (width - crop_width + 1)).astype(np.int64)
-        found = np.stack([top, left, crop_height, crop_width], axis=1)
-        boxes[open_rows[fits]] = found[fits]
-        open_rows = open_rows[~fits]
-        if not len(open_rows):
-            break
+    uniform = draws(seed, epoch, samples, 0, _DRAWS_PER_ATTEMPT)
+    boxes, placed = _attempts(uniform, widths, heights, scale, ratio)
+    # One image in four: its other attempts are worked out at once, without a loop.
+    rest = np.flatnonzero(~placed)
+    if len(rest):
+        widths, heights = widths[rest], heights[rest]
+        others = (_ATTEMPTS - 1) * _DRAWS_PER_ATTEMPT
+        uniform = draws(seed, epoch, samples[rest], _DRAWS_PER_ATTEMPT, others)
+        retried, placed = _attempts(uniform, widths, heights, scale, ratio)
+        central = _central_boxes(widths, heights, ratio)
+        boxes[rest] = np.where(placed[:, None], retried, central)
     return boxes
+
+
+def _attempts(
+    uniform: npt.NDArray[np.float64],
+    widths: npt.NDArray[np.integer],
+    heights: npt.NDArray[np.integer],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The first box of each image that fits it, and whether there is one.
+
+    `uniform`, shape (n, 4 x attempts), holds the draws of one attempt after the other.
+    """
+    area_draw, aspect_draw, top_draw, left_draw = (
+        np.ascontiguousarray(uniform[:, draw::_DRAWS_PER_ATTEMPT])
+        for draw in range(_DRAWS_PER_ATTEMPT)
+    )
+    width, height = widths[:, None], heights[:, None]
+    area = width.astype(np.float64) * height * _between(scale, area_draw)
+    aspect = np.exp(_between((np.log(ratio[0]), np.log(ratio[1])), aspect_draw))
+    crop_width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    crop_height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (crop_width > 0) & (crop_width <= width) & (crop_height > 0) & (crop_height <= height)
+    top = (top_draw * (height - crop_height + 1)).astype(np.int64)
+    left = (left_draw * (width - crop_width + 1)).astype(np.int64)
+    first = (np.arange(len(fits)), fits.argmax(axis=1))
+    boxes = np.stack([each[first] for each in (top, left, crop_height, crop_width)], axis=1)
+    return boxes, fits[first]
 
 
 def flips(

@@ -20,6 +20,17 @@ from shards.manifest import Manifest, check_sizes
 from shards.reader import Reader
 from shards.sample import Layout
 
+_FORMATS = {int(each): each for each in Format}
+
+
+class Place(NamedTuple):
+    """Where a sample's bytes lie, and what the index says of them."""
+
+    shard: int
+    offset: int
+    size: int
+    info: ImageInfo
+
 
 class Encoded(NamedTuple):
     """A sample as it is stored, and what its index says of it."""
@@ -80,20 +91,33 @@ class Dataset:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def shards(self) -> npt.NDArray[np.uint32]:
+        """The shard of every sample, as a number: uint32, shape (N,), by canonical number."""
+        shards: npt.NDArray[np.uint32] = self._index["shard"][self._rows]
+        return shards
+
+    def places(self, numbers: npt.NDArray[np.int64]) -> list[Place]:
+        """Where samples lie, by their canonical numbers; all at once, as a batch needs it."""
+        rows = self._rows[numbers]
+        columns = ("shard", "offset", "size", "format", "width", "height", "components")
+        return [
+            Place(shard, offset, size, ImageInfo(_FORMATS[kind], width, height, components))
+            for shard, offset, size, kind, width, height, components in zip(
+                *(self._index[column][rows].tolist() for column in columns), strict=True
+            )
+        ]
+
+    def read_into(self, view: memoryview, place: Place) -> None:
+        """Fill `view`, of the sample's size, with its bytes."""
+        self._reader.read_into(view, place.shard, "", place.offset)
+
     def read(self, number: int) -> Encoded:
         """The encoded image of a sample by its canonical number."""
-        row, index = int(self._rows[number]), self._index
-        data = bytearray(int(index["size"][row]))
-        self._reader.read_into(
-            memoryview(data), int(index["shard"][row]), "", int(index["offset"][row])
-        )
-        info = ImageInfo(
-            Format(index["format"][row]),
-            int(index["width"][row]),
-            int(index["height"][row]),
-            int(index["components"][row]),
-        )
-        return Encoded(data, info)
+        (place,) = self.places(np.array([number]))
+        data = bytearray(place.size)
+        self.read_into(memoryview(data), place)
+        return Encoded(data, place.info)
 
     def describe(self, number: int) -> str:
         """Where a sample lies, for messages: shard, key, offset."""

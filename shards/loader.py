@@ -6,7 +6,8 @@ augmentation is state, so there is nothing to save but a position.
 
 Threads, not processes: reading, decoding and resizing release the interpreter lock, so one
 process feeds its device without fork, shared memory or pickling. Images are resized straight
-into a ring of preallocated uint8 batches.
+into a ring of preallocated uint8 batches. Threads that are ahead of the consumer wait until there
+is room in it.
 
 The loader knows nothing of torch.distributed; rank and world are arguments.
 """
@@ -17,57 +18,30 @@ import collections
 import concurrent.futures
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from shards.augment import flips, random_resized_crops
 from shards.dataset import Dataset
-from shards.decode import decode_rgb
-from shards.errors import DamagedData, UsageError
-from shards.order import epoch_order, rank_slice, steps_per_epoch
+from shards.decode import Way
+from shards.errors import UsageError
+from shards.filling import Filler, OnBad
+from shards.order import Shuffle, epoch_order, rank_slice, steps_per_epoch
+from shards.parallel import available_cores
+from shards.render import Renderer
+from shards.transform import EvalTransform, TrainTransform
 
 # Samples a thread takes at a time: enough to hide the cost of handing over work (about 30 us),
 # few enough that all threads end a batch together.
-_CHUNK = 4
+_CHUNK: Final = 4
 # Handed-out batches whose images stay untouched: the newest and the one before it, so that a
 # copy to a device may still be under way when the next batch is asked for.
-_HELD = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainTransform:
-    """RandomResizedCrop to image_size x image_size pixels (antialiased bilinear) and mirroring.
-
-    `scale` bounds the crop's share of the area, `ratio` its width / height; `flip` is the
-    probability of mirroring left to right.
-    """
-
-    image_size: int
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise UsageError(f"--image-size must be at least 1, not {self.image_size}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalTransform:
-    """Short side to `resize` pixels (antialiased bilinear), then the central square."""
-
-    image_size: int
-    resize: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.image_size <= self.resize:
-            raise UsageError(
-                f"evaluation crops {self.image_size} pixels out of a short side of {self.resize}"
-            )
+_HELD: Final = 2
+_STATE_VERSION: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +49,8 @@ class Batch:
     """One rank's part of a global batch.
 
     Attributes:
-        images: uint8, shape (n, image_size, image_size, 3), RGB. A view of a buffer that is
-            used again: valid until the batch after the next one is asked for.
+        images: uint8, shape (n, size, size, 3), RGB. A view of a buffer that is used again:
+            valid until the batch after the next one is asked for.
         labels: int64, shape (n,).
         samples: int64, shape (n,): canonical sample numbers.
         positions: int64, shape (n,): where in the epoch's order the samples stand.
@@ -92,13 +66,19 @@ class Batch:
     step: int
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class LoaderStats:
-    """Sums over a loader's life: samples and encoded bytes decoded, seconds spent waiting."""
+    """Sums over a loader's life. Stages are summed over threads, waiting is the consumer's."""
 
-    samples: int = 0
-    bytes: int = 0
-    wait_seconds: float = 0.0
+    samples: int  # handed out
+    bytes: int  # encoded, of these
+    wait_seconds: float  # until a batch that was asked for was complete
+    read_seconds: float
+    decode_seconds: float
+    resize_seconds: float  # mirroring counted
+    augment_seconds: float
+    ways: Mapping[str, int]  # pictures by the way they were decoded, see `shards.decode.Way`
+    substituted: int  # samples that another one stood in for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +93,26 @@ class Loader:
 
     Rank r of `world` gets `rank_slice(n, r, world)` of every global batch of n samples: slices
     differ by at most one, and are empty only where n < world. All ranks have equally many steps.
+
+    A loader stands at a step of an epoch, at first at the beginning of epoch 0. `for batch in
+    loader` hands out the rest of that epoch, after which it stands at the next one's beginning;
+    `epoch` goes anywhere. Its state is where it stands, so resuming costs one permutation.
+
+    Args:
+        dataset: what is loaded; the caller closes it.
+        transform: of training, or of evaluation.
+        global_batch: samples a step, over all ranks.
+        seed: of order, crops and augmentation.
+        shuffle: "full", a permutation of all samples; "block", for disks that dislike random
+            reads, mixes `window` shards at a time; "none" is the order of keys.
+        drop_last: leave out the last global batch where it is short.
+        threads: that read, decode and resize; by default one for each core. Ranks that share a
+            machine share its cores: give each its part.
+        prefetch: batches in the making.
+        pin_memory: whether batches lie in page-locked memory.
+        image_size: size of the pictures by (epoch, step), at most the transform's.
+        on_bad: what becomes of a sample that cannot be decoded: "raise", or "substitute": another
+            one stands in for it, the same one whichever rank has it, and is counted.
     """
 
     def __init__(
@@ -124,30 +124,37 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         seed: int = 0,
-        shuffle: bool,
-        drop_last: bool,
-        threads: int,
+        shuffle: Shuffle = "full",
+        window: int = 16,
+        drop_last: bool = False,
+        threads: int | None = None,
         prefetch: int = 3,
         pin_memory: bool = False,
+        image_size: Callable[[int, int], int] | None = None,
+        on_bad: OnBad = "raise",
     ) -> None:
+        threads = available_cores() if threads is None else threads
         if global_batch < 1 or threads < 1 or prefetch < 1 or not 0 <= rank < world:
             raise UsageError(
                 f"a loader needs a global batch ({global_batch}), threads ({threads}) and "
                 f"prefetch ({prefetch}) of at least 1 and a rank ({rank}) below world ({world})"
             )
-        self.stats = LoaderStats()
         self.steps = steps_per_epoch(len(dataset), global_batch, drop_last=drop_last)
         self._dataset = dataset
-        self._transform = transform
+        self._filler = Filler(dataset, Renderer(transform), seed, on_bad)
+        self._largest_image = transform.image_size
+        self._image_size = image_size
         self._global_batch = global_batch
         self._rank, self._world = rank, world
         self._seed = seed
-        self._shuffle = shuffle
+        self._shuffle, self._window = shuffle, window
+        self._drop_last = drop_last
         self._prefetch = prefetch
-        size = transform.image_size
+        self._next = (0, 0)  # epoch and step of the batch that is handed out next
+        self._samples, self._bytes, self._wait_seconds = 0, 0, 0.0
         largest = -(-min(global_batch, len(dataset)) // world)
         self._ring = torch.empty(
-            (prefetch + _HELD - 1, largest, size, size, 3),
+            (prefetch + _HELD - 1, largest * transform.image_size**2 * 3),
             dtype=torch.uint8,
             pin_memory=pin_memory,
         )
@@ -156,18 +163,35 @@ class Loader:
         self._live: Generator[Batch, None, None] | None = None
         self._pool = _start_threads(threads)
 
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the epoch at which the loader stands."""
+        return self.epoch(*self._next)
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on; starting late costs nothing more.
 
-        Raises DamagedData, naming shard, key and offset, for a sample that cannot be decoded.
+        An iteration that is under way ends. Raises DamagedData, naming shard, key and offset,
+        for a sample that cannot be decoded.
         """
         if self._live is not None:
-            self._live.close()  # an epoch left half-way gives its part of the ring back
+            self._live.close()  # gives its part of the ring back
+        self._next = (epoch, first_step)
         self._live = self._run(epoch, first_step)
         return self._live
 
     def _run(self, epoch: int, first_step: int) -> Generator[Batch, None, None]:
-        order = epoch_order(self._seed, epoch, len(self._dataset), shuffle=self._shuffle)
+        order = epoch_order(
+            self._seed,
+            epoch,
+            len(self._dataset),
+            shuffle=self._shuffle,
+            shards=self._dataset.shards if self._shuffle == "block" else None,
+            window=self._window,
+        )
         pending: collections.deque[_Pending] = collections.deque()
         steps = iter(range(first_step, self.steps))
         try:
@@ -175,103 +199,124 @@ class Loader:
                 while len(self._held) >= _HELD:
                     self._free.append(self._held.popleft())
                 while len(pending) < self._prefetch and (step := next(steps, None)) is not None:
-                    pending.append(self._begin(epoch, step, order, self._free.popleft()))
+                    pending.append(self._begin(epoch, step, order))
                 if not pending:
+                    self._next = (epoch + 1, 0)
                     return
                 ready = pending[0]
                 self._wait(ready)
                 pending.popleft()
                 self._held.append(ready.slot)
+                step = ready.batch.step + 1
+                self._next = (epoch, step) if step < self.steps else (epoch + 1, 0)
                 yield ready.batch
         finally:
             _abandon(pending)
             self._free.extend(each.slot for each in pending)
 
-    def _begin(self, epoch: int, step: int, order: npt.NDArray[np.int64], slot: int) -> _Pending:
-        """Choose a step's samples and crops and set the threads to work on them."""
+    def _begin(self, epoch: int, step: int, order: npt.NDArray[np.int64]) -> _Pending:
+        """Choose a step's samples and set the threads to work on them."""
         start = step * self._global_batch
         global_size = min(self._global_batch, len(order) - start)
         first, last = rank_slice(global_size, self._rank, self._world)
         positions = np.arange(start + first, start + last)
         samples = order[positions]
-        images = self._ring[slot, : len(samples)]
+        size = self._size(epoch, step)
+        slot = self._free.popleft()
+        room = self._ring[slot, : len(samples) * size * size * 3]
         batch = Batch(
-            images=images,
+            images=room.view(len(samples), size, size, 3),
             labels=torch.from_numpy(self._dataset.labels[samples].astype(np.int64)),
             samples=samples,
             positions=positions,
             global_size=global_size,
             step=step,
         )
-        parts = self._submit(epoch, samples, images)
+        pictures = self._filler.prepare(epoch, samples, batch.labels, batch.images)
+        parts = [
+            self._pool.submit(self._filler.fill, pictures, slice(at, at + _CHUNK))
+            for at in range(0, len(samples), _CHUNK)
+        ]
         return _Pending(batch=batch, slot=slot, parts=parts)
 
-    def _submit(
-        self, epoch: int, samples: npt.NDArray[np.int64], images: torch.Tensor
-    ) -> list[concurrent.futures.Future[int]]:
-        chunks = [slice(at, at + _CHUNK) for at in range(0, len(samples), _CHUNK)]
-        if isinstance(self._transform, EvalTransform):
-            resize = self._transform.resize
-            return [
-                self._pool.submit(self._fill_evaluation, samples[chunk], images[chunk], resize)
-                for chunk in chunks
-            ]
-        boxes = random_resized_crops(
-            self._seed,
-            epoch,
-            samples,
-            self._dataset.widths[samples],
-            self._dataset.heights[samples],
-            scale=self._transform.scale,
-            ratio=self._transform.ratio,
-        )
-        mirrored = flips(self._seed, epoch, samples, self._transform.flip)
-        return [
-            self._pool.submit(
-                self._fill_training, samples[chunk], images[chunk], boxes[chunk], mirrored[chunk]
+    def _size(self, epoch: int, step: int) -> int:
+        if self._image_size is None:
+            return self._largest_image
+        size = self._image_size(epoch, step)
+        if not 1 <= size <= self._largest_image:
+            raise UsageError(
+                f"the image size of epoch {epoch}, step {step} is {size}; it must be from 1 to "
+                f"{self._largest_image}, the transform's"
             )
-            for chunk in chunks
-        ]
-
-    def _fill_training(
-        self,
-        samples: npt.NDArray[np.int64],
-        images: torch.Tensor,
-        boxes: npt.NDArray[np.int64],
-        mirrored: npt.NDArray[np.bool_],
-    ) -> int:
-        total = 0
-        for sample, target, box, mirror in zip(samples, images, boxes, mirrored, strict=True):
-            pixels, size = self._decode(int(sample))
-            top, left, height, width = box
-            _resize_into(target, pixels[top : top + height, left : left + width])
-            if mirror:
-                target.copy_(target.flip(1))
-            total += size
-        return total
-
-    def _fill_evaluation(
-        self, samples: npt.NDArray[np.int64], images: torch.Tensor, resize: int
-    ) -> int:
-        total = 0
-        for sample, target in zip(samples, images, strict=True):
-            pixels, size = self._decode(int(sample))
-            target.copy_(_resize_and_crop(pixels, resize, target.shape[0]))
-            total += size
-        return total
-
-    def _decode(self, sample: int) -> tuple[npt.NDArray[np.uint8], int]:
-        try:
-            encoded = self._dataset.read(sample)
-            return decode_rgb(encoded.data, encoded.info), len(encoded.data)
-        except DamagedData as error:
-            raise DamagedData(f"{self._dataset.describe(sample)}: {error}") from None
+        return size
 
     def _wait(self, ready: _Pending) -> None:
         started = time.perf_counter()
-        self.stats.bytes += sum(part.result() for part in ready.parts)
-        self.stats.wait_seconds += time.perf_counter() - started
-        self.stats.samples += len(ready.batch.samples)
+        self._bytes += sum(part.result() for part in ready.parts)
+        self._wait_seconds += time.perf_counter() - started
+        self._samples += len(ready.batch.samples)
+
+    # --- what is said of it ---
+
+    def stats(self) -> LoaderStats:
+        """What was done up to now."""
+        tally = self._filler.renderer.tally()
+        return LoaderStats(
+            samples=self._samples,
+            bytes=self._bytes,
+            wait_seconds=self._wait_seconds,
+            read_seconds=self._filler.read_seconds,
+            decode_seconds=tally.decode_seconds,
+            resize_seconds=tally.resize_seconds,
+            augment_seconds=tally.augment_seconds,
+            ways={way.name.lower(): count for way, count in zip(Way, tally.ways, strict=True)},
+            substituted=self._filler.substituted,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, after the batches handed out, and what that depends on.
+
+        Plain numbers and strings. Neither rank nor world is among them: it may be loaded by
+        another number of processes.
+        """
+        epoch, step = self._next
+        return {"version": _STATE_VERSION, "epoch": epoch, "step": step, **self._identity()}
+
+    def _identity(self) -> dict[str, Any]:
+        """What decides which samples a step has."""
+        return {
+            "data": self._dataset.digest,
+            "seed": self._seed,
+            "global_batch": self._global_batch,
+            "drop_last": self._drop_last,
+            "shuffle": self._shuffle,
+            "window": self._window if self._shuffle == "block" else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Stand where a state says. An iteration that is under way ends.
+
+        Raises UsageError where the state is of other data or options, or none of a loader.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise UsageError(
+                f"a loader's state of version {_STATE_VERSION} is needed, "
+                f"not {state.get('version')!r}"
+            )
+        for name, mine in self._identity().items():
+            if state.get(name) != mine:
+                raise UsageError(
+                    f"the loader's state has {name} {state.get(name)!r}, this loader has {mine!r}: "
+                    "its steps would have other samples"
+                )
+        epoch, step = state.get("epoch"), state.get("step")
+        if not (isinstance(epoch, int) and isinstance(step, int)) or epoch < 0:
+            raise UsageError(f"the loader's state stands at epoch {epoch!r}, step {step!r}")
+        if not 0 <= step <= self.steps:
+            raise UsageError(f"the state stands at step {step} of an epoch of {self.steps}")
+        if self._live is not None:
+            self._live.close()
+        self._next = (epoch, step)
 
     def close(self) -> None:
         """End the epoch under way and stop the threads."""
@@ -313,27 +358,3 @@ def _abandon(pending: collections.deque[_Pending]) -> None:
     parts = [part for each in pending for part in each.parts]
     # wait() would never return for a cancelled part that no thread comes across any more.
     concurrent.futures.wait([part for part in parts if not part.cancel()])
-
-
-def _resize_into(target: torch.Tensor, pixels: npt.NDArray[np.uint8]) -> None:
-    """Antialiased bilinear from uint8 (h, w, 3) into uint8 (H, W, 3), with no copy between.
-
-    The operator behind torch.nn.functional.interpolate(antialias=True), called on channels-last
-    views: interpolate itself allocates its result, which takes twice the time.
-    """
-    source = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    torch.ops.aten._upsample_bilinear2d_aa.out(  # noqa: SLF001
-        source, list(target.shape[:2]), False, None, None, out=target.permute(2, 0, 1)[None]
-    )
-
-
-def _resize_and_crop(pixels: npt.NDArray[np.uint8], resize: int, crop: int) -> torch.Tensor:
-    """Resize(resize) and CenterCrop(crop) with torchvision's rounding; uint8 (crop, crop, 3)."""
-    height, width = pixels.shape[:2]
-    short = min(height, width)
-    resized = torch.empty(
-        (int(resize * height / short), int(resize * width / short), 3), dtype=torch.uint8
-    )
-    _resize_into(resized, pixels)
-    top, left = round((resized.shape[0] - crop) / 2.0), round((resized.shape[1] - crop) / 2.0)
-    return resized[top : top + crop, left : left + crop]

@@ -7,9 +7,17 @@ is built on one documented 64-bit mix. FORMAT.md gives the functions and test ve
 from __future__ import annotations
 
 import enum
+import functools
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from shards.errors import UsageError
+
+# How an epoch is ordered: every sample anywhere ("full"), shards and then the samples of a few
+# shards at a time ("block": reads stay near each other), or by canonical number ("none").
+Shuffle = Literal["full", "block", "none"]
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
@@ -22,6 +30,7 @@ class Stream(enum.IntEnum):
     EPOCH = 2  # samples of an epoch
     DRAWS = 3  # augmentation of a sample
     SUBSET = 4  # which samples of a class
+    SHARDS = 5  # shards of an epoch, in a block shuffle
 
 
 def mix64(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -40,6 +49,7 @@ def _mix_one(value: int) -> int:
     return int(mix64(np.array([value & _MASK], np.uint64))[0])
 
 
+@functools.lru_cache(maxsize=64)  # every batch of an epoch asks for the same one, at 15 us
 def stream_key(seed: int, stream: Stream, number: int) -> int:
     """The 64-bit key of sequence `number` (an epoch, say) of a stream under a seed."""
     return _mix_one(_mix_one(_mix_one(seed) ^ stream) ^ number)
@@ -69,9 +79,48 @@ def draws(
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def epoch_order(seed: int, epoch: int, size: int, *, shuffle: bool) -> npt.NDArray[np.int64]:
-    """Canonical sample numbers in the order an epoch visits them. int64, shape (size,)."""
-    return permutation(seed, Stream.EPOCH, epoch, size) if shuffle else np.arange(size)
+def epoch_order(
+    seed: int,
+    epoch: int,
+    size: int,
+    *,
+    shuffle: Shuffle,
+    shards: npt.NDArray[np.uint32] | None = None,
+    window: int = 16,
+) -> npt.NDArray[np.int64]:
+    """Canonical sample numbers in the order an epoch visits them. int64, shape (size,).
+
+    `shards`, shape (size,), is the shard number of every sample by canonical number; with
+    `window`, the shards whose samples are mixed with each other, it says what "block" does.
+    With a window of all shards that is the same order as "full".
+    """
+    if shuffle == "none":
+        return np.arange(size)
+    full = permutation(seed, Stream.EPOCH, epoch, size)
+    if shuffle == "full":
+        return full
+    assert shuffle == "block", shuffle
+    if window < 1:
+        raise UsageError(f"a block shuffle needs a window of at least 1 shard, not {window}")
+    if shards is None or len(shards) != size:
+        found = "none" if shards is None else f"{len(shards)}"
+        raise UsageError(f"a block shuffle needs the shards of all {size} samples, found {found}")
+    groups = _window_groups(seed, epoch, shards, window)
+    # Stable, so that within a group the samples stay as the full permutation has them.
+    return full[np.argsort(groups[full], kind="stable")]
+
+
+def _window_groups(
+    seed: int, epoch: int, shards: npt.NDArray[np.uint32], window: int
+) -> npt.NDArray[np.uint16 | np.uint32]:
+    """The group of every sample: its shard's place among the permuted shards, over the window."""
+    count = int(shards.max()) + 1 if len(shards) else 0
+    order = permutation(seed, Stream.SHARDS, epoch, count)
+    # NumPy sorts 16-bit integers by radix, several times faster than wider ones.
+    few = count <= window << 16
+    group: npt.NDArray[np.uint16 | np.uint32] = np.empty(count, np.uint16 if few else np.uint32)
+    group[order] = np.arange(count) // window
+    return group[shards]
 
 
 def rank_slice(size: int, rank: int, world: int) -> tuple[int, int]:

@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from shards.dataset import Dataset
 from shards.errors import DamagedData, ToolError, UsageError
-from shards.loader import EvalTransform, Loader
+from shards.loader import Loader
 from shards.progress import Progress, Silent
+from shards.transform import EvalTransform
 from training.batches import Normalizer, on_device
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.device import AmpRequest, Device, DeviceRequest, Precision, choose
@@ -84,7 +85,7 @@ def evaluate(
             global_batch=global_batch,
             rank=world.rank,
             world=world.size,
-            shuffle=False,
+            shuffle="none",
             drop_last=False,
             threads=threads,
             pin_memory=device.pin_memory,

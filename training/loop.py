@@ -21,8 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shards.dataset import Dataset
 from shards.errors import DamagedData, ToolError
-from shards.loader import EvalTransform, Loader
+from shards.loader import Loader
 from shards.progress import Progress
+from shards.transform import EvalTransform
 from training.batches import DeviceBatch, Normalizer, on_device
 from training.checkpoint import Best, Checkpoint, Position, current_versions
 from training.config import TrainConfig, config_values
@@ -97,7 +98,7 @@ class Loop:
         self._build(start)
         if start is not None:
             self._take_position(start)
-        self._meter = Meter(session.world, loader.stats)
+        self._meter = Meter(session.world, loader)
 
     def _build(self, start: Checkpoint | None) -> None:
         session, config = self.session, self.session.config

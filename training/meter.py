@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shards.loader import LoaderStats
+from shards.loader import Loader
 from training.distributed import World, sum_floats
 
 
@@ -37,9 +37,9 @@ class Interval:
 class Meter:
     """Adds up steps until it is read."""
 
-    def __init__(self, world: World, stats: LoaderStats) -> None:
+    def __init__(self, world: World, loader: Loader) -> None:
         self._world = world
-        self._stats = stats
+        self._loader = loader
         self.restart()
 
     def restart(self) -> None:
@@ -47,7 +47,7 @@ class Meter:
         self.steps = 0
         self._samples = 0
         self._loss_sum = torch.zeros((), device=self._world.device)
-        self._waited = self._stats.wait_seconds
+        self._waited = self._loader.stats().wait_seconds
         self._started = time.perf_counter()
 
     def add(self, loss: Tensor, own_samples: int, global_samples: int) -> None:
@@ -64,7 +64,7 @@ class Meter:
             samples=self._samples,
             loss=total / self._samples,
             seconds=max(time.perf_counter() - self._started, 1e-9),
-            wait_seconds=self._stats.wait_seconds - self._waited,
+            wait_seconds=self._loader.stats().wait_seconds - self._waited,
         )
         self.restart()
         return interval

@@ -26,7 +26,7 @@ def digest_of(positions: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]) 
 
 def expected_digest(*, seed: int, epoch: int, samples: int, used: int) -> int:
     """The digest of a whole training epoch over `samples`, of which the first `used` are taken."""
-    order = epoch_order(seed, epoch, samples, shuffle=True)[:used]
+    order = epoch_order(seed, epoch, samples, shuffle="full")[:used]
     return digest_of(np.arange(used), order)
 
 

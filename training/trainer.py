@@ -21,9 +21,10 @@ import torch
 
 from shards.dataset import Dataset
 from shards.errors import ToolError, UsageError
-from shards.loader import Loader, TrainTransform
+from shards.loader import Loader
 from shards.order import steps_per_epoch
 from shards.progress import Progress, Silent
+from shards.transform import TrainTransform
 from training.checkpoint import Best, Checkpoint, Position, current_versions, load_checkpoint
 from training.config import TrainConfig, config_values, derived
 from training.device import choose
@@ -250,7 +251,7 @@ def _train_loader(session: Session) -> Loader:
         rank=session.world.rank,
         world=session.world.size,
         seed=config.seed,
-        shuffle=True,
+        shuffle="full",
         drop_last=recipe.drop_last,
         threads=config.threads,
         pin_memory=session.device.pin_memory,

@@ -21,8 +21,9 @@ from shards.dataset import Dataset
 from shards.decode import decode_rgb
 from shards.errors import DamagedData, UsageError
 from shards.index import INDEX_NAME, Index
-from shards.loader import Batch, EvalTransform, Loader, TrainTransform
+from shards.loader import Batch, Loader
 from shards.order import epoch_order
+from shards.transform import EvalTransform, TrainTransform
 
 SMALL = TrainTransform(image_size=24)
 
@@ -37,7 +38,7 @@ def load(dataset: Dataset, **changes: Any) -> list[Batch]:
     """The batches of an epoch, copied out of the ring."""
     epoch, first = changes.pop("epoch", 0), changes.pop("first_step", 0)
     transform = changes.pop("transform", SMALL)
-    options = {"global_batch": 8, "shuffle": True, "drop_last": False, "threads": 2}
+    options = {"global_batch": 8, "shuffle": "full", "drop_last": False, "threads": 2}
     with Loader(dataset, transform, **(options | changes)) as loader:
         return [replace(batch, images=batch.images.clone()) for batch in loader.epoch(epoch, first)]
 
@@ -64,7 +65,7 @@ def test_every_sample_comes_exactly_once_over_all_ranks(
         for rank in range(world)
     ]  # fmt: skip
     assert len({len(each) for each in ranks}) == 1
-    order = epoch_order(0, 0, len(train), shuffle=True)
+    order = epoch_order(0, 0, len(train), shuffle="full")
     for step, parts in enumerate(zip(*ranks, strict=True)):
         expected = order[step * batch : (step + 1) * batch]
         assert np.concatenate([part.samples for part in parts]).tolist() == expected.tolist()
@@ -76,7 +77,7 @@ def test_every_sample_comes_exactly_once_over_all_ranks(
 
 
 def test_positions_and_labels_belong_to_the_samples(train: Dataset) -> None:
-    order = epoch_order(0, 4, len(train), shuffle=True)
+    order = epoch_order(0, 4, len(train), shuffle="full")
     for batch in load(train, epoch=4, rank=1, world=2):
         assert order[batch.positions].tolist() == batch.samples.tolist()
         assert batch.labels.tolist() == train.labels[batch.samples].tolist()
@@ -91,7 +92,7 @@ def test_a_short_last_batch_is_dropped_on_demand(train: Dataset) -> None:
 
 
 def test_without_shuffling_samples_come_in_key_order(train: Dataset) -> None:
-    assert numbers(load(train, shuffle=False)) == list(range(len(train)))
+    assert numbers(load(train, shuffle="none")) == list(range(len(train)))
 
 
 def test_epochs_differ_in_order_and_pixels(train: Dataset) -> None:
@@ -183,7 +184,7 @@ def test_evaluation_is_torchvision_s(resize: int, crop: int, shards: Path) -> No
     expected_of = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(crop)])
     with Dataset.open(shards / "val") as dataset:
         transform = EvalTransform(image_size=crop, resize=resize)
-        for batch in load(dataset, transform=transform, shuffle=False):
+        for batch in load(dataset, transform=transform, shuffle="none"):
             for image, sample in zip(batch.images, batch.samples, strict=True):
                 expected = expected_of(decoded(dataset, sample)).permute(1, 2, 0)
                 assert nearly_all_within_one(image, expected)
@@ -206,7 +207,7 @@ def odd_pictures(
 
 def test_odd_pictures_are_loaded_like_any_other(odd_pictures: Dataset) -> None:
     transform = EvalTransform(image_size=16, resize=16)
-    (batch,) = load(odd_pictures, transform=transform, shuffle=False)
+    (batch,) = load(odd_pictures, transform=transform, shuffle="none")
     expected_of = v2.Compose([v2.Resize(16, antialias=True), v2.CenterCrop(16)])
     for image, sample in zip(batch.images, batch.samples, strict=True):
         expected = expected_of(decoded(odd_pictures, sample)).permute(1, 2, 0)
@@ -222,7 +223,7 @@ def test_images_stay_until_the_batch_after_the_next_is_asked_for(
     prefetch: int, train: Dataset
 ) -> None:
     expected = [batch.images for batch in load(train, global_batch=4)]
-    with Loader(train, SMALL, global_batch=4, shuffle=True, drop_last=False, threads=2,
+    with Loader(train, SMALL, global_batch=4, shuffle="full", drop_last=False, threads=2,
                 prefetch=prefetch) as loader:  # fmt: skip
         held: list[Batch] = []
         for batch in loader.epoch(0):
@@ -233,7 +234,9 @@ def test_images_stay_until_the_batch_after_the_next_is_asked_for(
 
 def test_images_stay_over_the_end_of_an_epoch(train: Dataset) -> None:
     """A copy to a device may still be under way when the next epoch begins."""
-    with Loader(train, SMALL, global_batch=51, shuffle=True, drop_last=False, threads=2) as loader:
+    with Loader(
+        train, SMALL, global_batch=51, shuffle="full", drop_last=False, threads=2
+    ) as loader:
         (last,) = loader.epoch(0)
         before = last.images.clone()
         first = next(following := loader.epoch(1))
@@ -244,7 +247,7 @@ def test_images_stay_over_the_end_of_an_epoch(train: Dataset) -> None:
 
 def test_an_epoch_left_early_does_not_disturb_the_next(train: Dataset) -> None:
     expected = pixels(load(train, epoch=1))
-    with Loader(train, SMALL, global_batch=8, shuffle=True, drop_last=False, threads=3) as loader:
+    with Loader(train, SMALL, global_batch=8, shuffle="full", drop_last=False, threads=3) as loader:
         for epoch in (0, 5, 6):
             for batch in loader.epoch(epoch):
                 if batch.step == 2:
@@ -255,7 +258,7 @@ def test_an_epoch_left_early_does_not_disturb_the_next(train: Dataset) -> None:
 
 def test_an_epoch_that_is_still_held_is_not_mixed_into_the_next(train: Dataset) -> None:
     """Two live epochs share a ring: the older one must end, or the second be refused."""
-    with Loader(train, SMALL, global_batch=8, shuffle=True, drop_last=False, threads=2) as loader:
+    with Loader(train, SMALL, global_batch=8, shuffle="full", drop_last=False, threads=2) as loader:
         older = loader.epoch(0)
         held = next(older)
         before = held.images.clone()
@@ -270,7 +273,7 @@ def test_an_epoch_that_is_still_held_is_not_mixed_into_the_next(train: Dataset) 
 @pytest.mark.usefixtures("deadline")
 def test_a_loader_can_be_closed_in_the_middle_of_an_epoch(train: Dataset) -> None:
     """Images that wait for a thread when the threads end are waited for by nobody."""
-    loader = Loader(train, SMALL, global_batch=10, shuffle=True, drop_last=False, threads=1,
+    loader = Loader(train, SMALL, global_batch=10, shuffle="full", drop_last=False, threads=1,
                     prefetch=5)  # fmt: skip
     batches = loader.epoch(0)
     next(batches)
@@ -281,7 +284,7 @@ def test_a_loader_can_be_closed_in_the_middle_of_an_epoch(train: Dataset) -> Non
 
 def test_no_thread_outlives_the_loader(train: Dataset) -> None:
     before = set(threading.enumerate())
-    with Loader(train, SMALL, global_batch=8, shuffle=True, drop_last=False, threads=4) as loader:
+    with Loader(train, SMALL, global_batch=8, shuffle="full", drop_last=False, threads=4) as loader:
         next(loader.epoch(0))
         assert set(threading.enumerate()) > before
     assert set(threading.enumerate()) == before
@@ -301,7 +304,7 @@ asking.start()
 asking.join()
 with (
     Dataset.open(Path(sys.argv[1])) as dataset,
-    Loader(dataset, TrainTransform(image_size=8), global_batch=8, shuffle=True,
+    Loader(dataset, TrainTransform(image_size=8), global_batch=8, shuffle="full",
            drop_last=False, threads=2) as loader,
 ):
     next(loader.epoch(0))
@@ -318,11 +321,11 @@ def test_the_loader_takes_no_threads_from_the_model(shards: Path) -> None:
 
 def test_what_was_done_is_counted(train: Dataset) -> None:
     size = sum(len(train.read(number).data) for number in range(len(train)))
-    with Loader(train, SMALL, global_batch=8, shuffle=True, drop_last=False, threads=2) as loader:
+    with Loader(train, SMALL, global_batch=8, shuffle="full", drop_last=False, threads=2) as loader:
         for epoch in (1, 2):
             list(loader.epoch(epoch - 1))
-            assert (loader.stats.samples, loader.stats.bytes) == (epoch * 51, epoch * size)
-        assert loader.stats.wait_seconds >= 0
+            assert (loader.stats().samples, loader.stats().bytes) == (epoch * 51, epoch * size)
+        assert loader.stats().wait_seconds >= 0
 
 
 # --- damage and nonsense ----------------------------------------------------------------------
@@ -373,7 +376,7 @@ def test_an_index_that_lies_is_an_error_and_no_wrong_image(
 def test_after_an_error_the_loader_can_be_closed_or_used(shards_copy: Path, train: Dataset) -> None:
     folder = shards_copy / "train"
     with Dataset.open(folder) as dataset, Loader(
-        dataset, SMALL, global_batch=8, shuffle=True, drop_last=False, threads=2
+        dataset, SMALL, global_batch=8, shuffle="full", drop_last=False, threads=2
     ) as loader:  # fmt: skip
         names = sorted(folder.glob("*.tar"))
         whole = [path.read_bytes() for path in names]

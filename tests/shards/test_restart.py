@@ -15,10 +15,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import jpegs
 import numpy as np
 import numpy.typing as npt
 import pytest
 import simplejpeg
+from jpegs import SUBSAMPLINGS, made
 from PIL import Image
 
 from shards.decode import decode_reference, decode_rgb
@@ -28,17 +30,13 @@ from shards.jpeg_markers import segments
 from shards.restart import Restart, find_jpegtran, segment_mcus
 from shards.transcode import make_encoder
 
-SUBSAMPLINGS = ("444", "422", "420", "440", "411", "Gray")
 MCU_WIDTH = {"444": 8, "422": 16, "420": 16, "440": 8, "411": 32, "Gray": 8}
 
 
 @pytest.fixture(scope="module")
 def jpegtran() -> str:
     """The tool itself."""
-    place = shutil.which("jpegtran")
-    if place is None:
-        pytest.skip("jpegtran is not installed (apt-get install libjpeg-turbo-progs)")
-    return place
+    return jpegs.find_jpegtran()
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +58,6 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
         return path
 
     return write
-
-
-def made(width: int, height: int, subsampling: str = "420", quality: int = 90) -> bytes:
-    """A JPEG with structure and noise, the same for the same numbers."""
-    generator = np.random.default_rng(width * 65_537 + height)
-    y, x = np.mgrid[:height, :width]
-    waves = np.stack([x * 3 + y, x + y * 2, (x * y) // 7], axis=2)
-    pixels = ((waves + generator.integers(0, 40, (height, width, 3))) % 256).astype(np.uint8)
-    if subsampling == "Gray":
-        pixels = np.ascontiguousarray(pixels[..., :1])
-        return bytes(simplejpeg.encode_jpeg(pixels, quality, "GRAY", "Gray"))
-    return bytes(simplejpeg.encode_jpeg(pixels, quality, "RGB", subsampling))
 
 
 def encoded(restart: Restart, data: bytes) -> bytes | None:

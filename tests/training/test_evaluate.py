@@ -13,8 +13,9 @@ import torch
 from prep.sample.data import write_sample_data
 from shards.dataset import Dataset
 from shards.errors import UsageError
-from shards.loader import EvalTransform, Loader
+from shards.loader import Loader
 from shards.progress import Silent
+from shards.transform import EvalTransform
 from training.batches import MEAN, STD, Normalizer, on_device
 from training.checkpoint import Checkpoint, Position
 from training.device import choose
@@ -86,7 +87,7 @@ def test_it_is_plain_cross_entropy_and_counts(shards: Path) -> None:
     model = build_model("resnet18", 3, seed=4).eval()
     losses, top1 = [], 0
     with Dataset.open(shards / "val") as dataset:
-        options: dict[str, Any] = {"shuffle": False, "drop_last": False, "threads": 1}
+        options: dict[str, Any] = {"shuffle": "none", "drop_last": False, "threads": 1}
         with Loader(dataset, TRANSFORM, global_batch=1, **options) as loader, torch.no_grad():
             for batch in loader.epoch(0):
                 images = batch.images.permute(0, 3, 1, 2).double() / 255
@@ -109,7 +110,7 @@ def test_normalising_on_the_device_is_to_tensor_and_normalize() -> None:
 
 def test_batches_arrive_channels_last_and_whole(shards: Path) -> None:
     device = choose("cpu")
-    options: dict[str, Any] = {"shuffle": False, "drop_last": False, "threads": 1}
+    options: dict[str, Any] = {"shuffle": "none", "drop_last": False, "threads": 1}
     with (
         Dataset.open(shards / "val") as dataset,
         Loader(dataset, TRANSFORM, global_batch=4, **options) as loader,
