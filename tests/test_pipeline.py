@@ -91,6 +91,21 @@ def test_a_training_killed_and_started_again_ends_where_an_undisturbed_one_ends(
         assert torch.equal(tensor, theirs[name]), name
 
 
+def test_one_process_and_three_train_on_the_same_samples(
+    run: Run, shards: Path, tmp_path: Path
+) -> None:
+    """`order` sums up which sample stood where in the epoch, over all processes."""
+    orders = []
+    for processes, batch in ((1, 9), (3, 3)):
+        out = tmp_path / str(processes)
+        done = run("resnet", "train", "--shards", shards, "--out", out, "--nproc", processes,
+                   "--epochs", 2, *SMALL, "--batch-size", batch, "--max-steps", 10)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        orders.append([line["order"] for line in log_of(out, "epoch")])
+    assert orders[0] == orders[1]
+    assert len(set(orders[0])) == len(orders[0]) > 0
+
+
 def children_of(parent: int) -> list[int]:
     """Process numbers of a process's children, from /proc."""
     found = []
