@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from prep.inspection.plan import Range, ShardPlan
     from prep.organizing.organize import Organized
     from prep.verification.verify import Verified
+    from shards.bench import LoaderBench
     from shards.errors import ToolError
     from shards.progress import Progress
     from shards.sidecars import ForReader
@@ -1281,7 +1282,27 @@ def resnet() -> None:
 
 
 @_command(resnet, "train")
-@_shards
+@click.option(
+    "--shards",
+    required=True,
+    help="Folder of `imagenet-prep shard` or `imagenet-prep index`: train/ and val/. With "
+    "--steps-per-epoch shards without an index: 'DIR/x-{000..099}.tar', 'pipe:COMMAND', -.",
+)
+@click.option(
+    "--steps-per-epoch",
+    type=int,
+    help="Train from shards without an index, inexactly: they are drawn with replacement, and so "
+    "many steps are an epoch.",
+)
+@click.option(
+    "--val",
+    type=_PATH,
+    help="With --steps-per-epoch: the folder that has val/, for evaluation and the classes.",
+)
+@click.option(
+    "--label-field",
+    help="With --steps-per-epoch: the label's field in each sample's .json.  [default: .cls]",
+)
 @click.option("--out", type=_PATH, help="The run's folder.  [default: runs/MODEL]")
 @click.option("--model", default="resnet50", show_default=True, help="resnet18, 34, 50, 101, 152.")
 @click.option("--recipe", default="seed", show_default=True, help="Hyperparameters to start from.")
@@ -1314,7 +1335,10 @@ def resnet() -> None:
 @click.option("--keep", type=int, default=3, show_default=True, help="Checkpoints to keep.")
 @click.option("--log-every", type=int, default=20, show_default=True, help="Steps a log line.")
 def train(
-    shards: Path,
+    shards: str,
+    steps_per_epoch: int | None,
+    val: Path | None,
+    label_field: str | None,
     out: Path | None,
     model: str,
     recipe: str,
@@ -1354,8 +1378,12 @@ def train(
     from training.processes import processes_here, world_size
 
     processes = processes_here(device, cards, nproc)
+    folder = _folder_to_train_on(shards, steps_per_epoch, val, label_field)
     config = resolve(
-        shards=shards,
+        shards=folder,
+        stream=None if steps_per_epoch is None else shards,
+        steps_per_epoch=steps_per_epoch,
+        label_field=label_field,
         out=out or Path("runs") / model,
         world=world_size(processes, nodes),
         threads=workers or cores_each(processes),
@@ -1374,7 +1402,7 @@ def train(
         keep=keep,
         resume="auto" if resume == "auto" else "never" if resume == "never" else Path(resume),
     )
-    _require_splits(shards, "train", "val")
+    _require_splits(folder, *(("train", "val") if steps_per_epoch is None else ("val",)))
     _launch_if_several(processes, nodes, node_rank, master)
     from training.trainer import train as run
 
@@ -1388,6 +1416,32 @@ def train(
             f"{result.best_checkpoint}: top-1 {result.best.top1:.2f} % (epoch {result.best.epoch})"
         )
     _emit(as_json, vars(result), [*lines, f"{result.log}: metrics, one JSON object a line"])
+
+
+def _folder_to_train_on(
+    shards: str, steps_per_epoch: int | None, val: Path | None, label_field: str | None
+) -> Path:
+    """The folder of the splits that have an index; of shards without one, that of val/."""
+    from shards.errors import UsageError
+
+    if steps_per_epoch is not None:
+        if val is None:
+            raise UsageError(
+                "shards without an index need --val DIR, a folder of `imagenet-prep shard` or "
+                "`imagenet-prep index` with val/: it names the classes, and evaluation is exact"
+            )
+        return val
+    if val is not None or label_field is not None:
+        raise UsageError(
+            "--val and --label-field are for --steps-per-epoch; a folder of shards has its val/ "
+            "and its labels"
+        )
+    if not Path(shards).is_dir() and (shards == "-" or shards.endswith(".tar") or ":" in shards):
+        raise UsageError(
+            f"{shards} has no index: `imagenet-prep index '{shards}' --out DIR` makes one, for "
+            "--shards DIR, or give --steps-per-epoch and --val to train without, inexactly"
+        )
+    return Path(shards)
 
 
 def _require_splits(shards: Path, *splits: str) -> None:
@@ -1575,3 +1629,135 @@ def info(path: Path, as_json: bool) -> None:
         if found["images_per_second"] is not None:
             lines.append(f"rate        {found['images_per_second']:,.0f} images/s in training")
     _emit(as_json, found, lines)
+
+
+@resnet.group("bench")
+def bench() -> None:
+    """Measure this machine, on your own data."""
+
+
+@_command(bench, "loader")
+@_shards
+@click.option(
+    "--image-size",
+    type=click.IntRange(min=1),
+    default=224,
+    show_default=True,
+    help="Side of the crop in pixels.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Images a batch.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="To measure each number of threads for.",
+)
+@click.option(
+    "--cards",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Cards of this machine that are to be fed.",
+)
+@click.option(
+    "--images-per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1125.0,
+    show_default=True,
+    help="What one card trains on; the default is ResNet-50 with mixed precision on an SDAA card, "
+    "as its vendor publishes it.",
+)
+def bench_loader(
+    shards: Path,
+    image_size: int,
+    batch_size: int,
+    seconds: float,
+    cards: int,
+    images_per_second: float,
+    as_json: bool,
+) -> None:
+    """Say how many images a second this machine can load, and whether that feeds your cards.
+
+    \b
+      resnet bench loader --shards /data/shards
+      resnet bench loader --shards /data/shards --cards 4 --images-per-second 2500
+
+    Reads the training split as training does (random crops, mirrored, antialiased) and throws the
+    batches away: with 1, 2, 4, ... threads, up to one for each core, then by decoding alone. Only
+    reads, and needs no card; takes --seconds for each line.
+
+    \b
+    Too slow? In the order of what it usually brings:
+      smaller pictures   imagenet-prep shard --jpeg reencode --short-side 256
+      restart markers    imagenet-prep shard --jpeg restart (the same pixels)
+      more cores, or fewer cards a machine
+    Far below the decode limit with all threads: other work on this machine, or a disk that is
+    slower than the processors. Run it twice: the second time finds the data in memory.
+    """
+    from shards import bench as benches
+
+    options = benches.BenchOptions(image_size=image_size, batch_size=batch_size, seconds=seconds)
+    with _progress() as progress:
+        found = benches.bench_loader(shards / "train", options, progress)
+    wanted = cards * images_per_second
+    cores = found.cores_for(wanted)
+    demand = {
+        "cards": cards,
+        "images_per_second_a_card": images_per_second,
+        "images_per_second": wanted,
+        "cores": cores,
+        "enough": found.images_per_second >= wanted,
+    }
+    data = {**vars(found), "images_per_second": found.images_per_second, "wanted": demand}
+    _emit(as_json, data, [*_bench_lines(found), _demand_line(found, cards, images_per_second)])
+
+
+def _bench_lines(found: LoaderBench) -> list[str]:
+    one = found.points[0].images_per_second
+    rows = [
+        (each.threads, round(each.images_per_second), f"{each.images_per_second / one:.2f}x")
+        for each in found.points
+    ]
+    total = sum(found.ways.values())
+    shares = (f"{count / total:.1%} {_WAYS[way]}" for way, count in found.ways.items() if count)
+    what = (
+        f"{found.split}: {found.images:,} images; crops of {found.image_size} pixels in batches "
+        f"of {found.batch_size}; {_count(found.cores, 'core')}"
+    )
+    limit = (
+        f"decode limit: {found.decode_limit:,.0f} images/s with {_count(found.cores, 'thread')} "
+        "that read and decode what the crops need, without resizing and batches"
+    )
+    table = _table(["threads", "images/s", "of one thread"], rows)
+    return [what, *table, limit, f"pictures: {', '.join(shares)}"]
+
+
+_WAYS = {
+    "cut": "cut at restart markers",
+    "shortened": "decoded down to the crop's last row",
+    "whole": "decoded whole",
+    "pillow": "decoded by Pillow",
+}
+
+
+def _demand_line(found: LoaderBench, cards: int, a_card: float) -> str:
+    wanted = cards * a_card
+    cores, here = found.cores_for(wanted), _count(found.cores, "core")
+    if found.images_per_second >= wanted:
+        verdict = f"this machine has that: {cores:,} of its {here} would do"
+    else:
+        verdict = (
+            f"this machine's {here} load {found.images_per_second / wanted:.0%} of it; "
+            f"it takes {_count(cores, 'core')} like these"
+        )
+    return (
+        f"{_count(cards, 'card')} at {a_card:,.0f} images/s "
+        f"{'wants' if cards == 1 else 'want'} {wanted:,.0f} images/s: {verdict}"
+    )

@@ -163,7 +163,7 @@ def _check_size(width: int, height: int, info: ImageInfo) -> None:
 def decode_reference(data: bytes | bytearray | memoryview) -> npt.NDArray[np.uint8]:
     """Decode with Pillow or pillow-simd: uint8 RGB of shape (height, width, 3)."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError:  # its message has a memory address
         raise DamagedData("it cannot be decoded (Pillow does not know what it is)") from None

@@ -40,9 +40,9 @@ LABEL_FIELD: Final = "cls"
 # Without a list of classes there are as many as the largest label says: a bound against one that
 # is no label at all. More classes than ImageNet-22k has need a list.
 MOST_CLASSES: Final = 99_999
-_JSON: Final = "json"
+JSON_FIELD: Final = "json"
 _LARGEST_LABEL: Final = 64  # bytes of a .cls; a number and a line end
-_LARGEST_JSON: Final = 1 << 20  # bytes; EXIF and captions take some kilobytes
+LARGEST_JSON: Final = 1 << 20  # bytes; EXIF and captions take some kilobytes
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _META = re.compile(r"__[^/]*__(?:$|/)")  # which WebDataset passes over
 _INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,18})\s*")
@@ -193,10 +193,10 @@ def is_shard(source: Bytes, path: Path) -> bool:
     """
     fields: dict[str, set[str]] = {}
     for member in islice(scan(source, path), _TELLING_MEMBERS):
-        told = _split_name(member.name)
+        told = split_name(member.name)
         if told is not None:
             fields.setdefault(told[0], set()).add(told[1])
-    labelled = [each for each in fields.values() if not each.isdisjoint((LABEL_FIELD, _JSON))]
+    labelled = [each for each in fields.values() if not each.isdisjoint((LABEL_FIELD, JSON_FIELD))]
     return any(not each.isdisjoint(IMAGE_FIELDS) for each in labelled)
 
 
@@ -216,7 +216,7 @@ def read_shard(path: Path, reading: Reading, step: Step) -> Contents:
         )
 
 
-def _split_name(name: str) -> tuple[str, str] | None:
+def split_name(name: str) -> tuple[str, str] | None:
     """Key and field (lower case) of a member; None where WebDataset passes over it."""
     match = None if _META.match(name) else _MEMBER.fullmatch(name)
     return None if match is None else (match[1], match[2].lower())
@@ -250,7 +250,7 @@ class _Samples:
 
     def take(self, member: Member) -> None:
         """Take the next member of the tar."""
-        told = _split_name(member.name)
+        told = split_name(member.name)
         if told is None:
             self.ignored += 1
             self.first_ignored = self.first_ignored or member.name
@@ -286,22 +286,16 @@ class _Samples:
                 raise _Bad(f"it is a second image beside {sample.image[0]!r}")
             looked = _look(self.source, self.path, member.offset, member.size)
             sample.image = member.name, (sample.number, *looked)
-        elif field_name == (LABEL_FIELD if self.reading.label_field is None else _JSON):
+        elif field_name == (LABEL_FIELD if self.reading.label_field is None else JSON_FIELD):
             sample.label = self._label(member)
 
     def _label(self, member: Member) -> int:
         name = self.reading.label_field
-        limit = _LARGEST_LABEL if name is None else _LARGEST_JSON
+        limit = _LARGEST_LABEL if name is None else LARGEST_JSON
         if member.size > limit:
             raise _Bad(f"it has {member.size} bytes, and {limit} are plenty for what it should be")
         data = self.source.read_at(member.offset, member.size)
-        label = _integer(data) if name is None else _in_json(data, name)
-        classes = self.reading.classes
-        most = MOST_CLASSES if classes is None else classes
-        if not 0 <= label < most:
-            given = "without --classes FILE labels" if classes is None else "of --classes"
-            raise _Bad(f"its label is {label}; {given} are 0 to {most - 1}")
-        return label
+        return read_label(data, name, self.reading.classes)
 
     def end_sample(self) -> None:
         """The current sample has no more members."""
@@ -324,9 +318,22 @@ class _Samples:
         if sample.label is not None or not self.reading.labelled:
             return None
         if self.reading.label_field is not None:
-            return sample.key, _Bad(f"it has no .{_JSON} with a label, only {held}")
-        remedy = "; name the label's field in it by --label-field" * (_JSON in sample.fields)
+            return sample.key, _Bad(f"it has no .{JSON_FIELD} with a label, only {held}")
+        remedy = "; name the label's field in it by --label-field" * (JSON_FIELD in sample.fields)
         return sample.key, _Bad(f"it has no label (.{LABEL_FIELD}), only {held}{remedy}")
+
+
+def read_label(data: bytes, label_field: str | None, classes: int | None) -> int:
+    """The label that a .cls holds, or a .json under `label_field`.
+
+    Raises DamagedData, with the reason alone, where there is none of so many classes.
+    """
+    label = _integer(data) if label_field is None else _in_json(data, label_field)
+    most = MOST_CLASSES if classes is None else classes
+    if not 0 <= label < most:
+        given = "without --classes FILE" if classes is None else f"of {classes} classes"
+        raise _Bad(f"its label is {label}; {given} labels are 0 to {most - 1}")
+    return label
 
 
 def _integer(data: bytes) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ import torch
 from shards.dataset import Dataset
 from shards.decode import Way
 from shards.errors import UsageError
-from shards.filling import Filler, OnBad
+from shards.filling import Filler, OnBad, start_threads
 from shards.order import Shuffle, epoch_order, rank_slice, steps_per_epoch
 from shards.parallel import available_cores
 from shards.render import Renderer
@@ -161,7 +160,7 @@ class Loader:
         self._free = collections.deque(range(len(self._ring)))
         self._held: collections.deque[int] = collections.deque()
         self._live: Generator[Batch, None, None] | None = None
-        self._pool = _start_threads(threads)
+        self._pool = start_threads(threads)
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -199,7 +198,7 @@ class Loader:
                 while len(self._held) >= _HELD:
                     self._free.append(self._held.popleft())
                 while len(pending) < self._prefetch and (step := next(steps, None)) is not None:
-                    pending.append(self._begin(epoch, step, order))
+                    self._begin(epoch, step, order, pending)
                 if not pending:
                     self._next = (epoch + 1, 0)
                     return
@@ -212,9 +211,16 @@ class Loader:
                 yield ready.batch
         finally:
             _abandon(pending)
-            self._free.extend(each.slot for each in pending)
+            # Ctrl-C may have come anywhere, so that none of the lists has a slot.
+            self._free = collections.deque(set(range(len(self._ring))) - set(self._held))
 
-    def _begin(self, epoch: int, step: int, order: npt.NDArray[np.int64]) -> _Pending:
+    def _begin(
+        self,
+        epoch: int,
+        step: int,
+        order: npt.NDArray[np.int64],
+        pending: collections.deque[_Pending],
+    ) -> None:
         """Choose a step's samples and set the threads to work on them."""
         start = step * self._global_batch
         global_size = min(self._global_batch, len(order) - start)
@@ -233,11 +239,11 @@ class Loader:
             step=step,
         )
         pictures = self._filler.prepare(epoch, samples, batch.labels, batch.images)
-        parts = [
-            self._pool.submit(self._filler.fill, pictures, slice(at, at + _CHUNK))
-            for at in range(0, len(samples), _CHUNK)
-        ]
-        return _Pending(batch=batch, slot=slot, parts=parts)
+        begun = _Pending(batch=batch, slot=slot, parts=[])
+        pending.append(begun)  # before there is work that would have to be waited for
+        for at in range(0, len(samples), _CHUNK):
+            part = self._pool.submit(self._filler.fill, pictures, slice(at, at + _CHUNK))
+            begun.parts.append(part)
 
     def _size(self, epoch: int, step: int) -> int:
         if self._image_size is None:
@@ -329,28 +335,6 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _start_threads(count: int) -> concurrent.futures.ThreadPoolExecutor:
-    """Threads in which torch uses one core each: parallelism is over images alone.
-
-    torch keeps its number of threads by thread, but the last one set anywhere is what a new
-    thread begins with. So all of ours are started first, and the caller's number is set again.
-    """
-    before = torch.get_num_threads()
-    pool = concurrent.futures.ThreadPoolExecutor(
-        count, "loader", initializer=torch.set_num_threads, initargs=(1,)
-    )
-    everyone = threading.Barrier(count + 1)
-    try:
-        for _ in range(count):
-            pool.submit(everyone.wait)
-        everyone.wait()
-    except BaseException:  # Ctrl-C: do not leave threads waiting for this one
-        everyone.abort()
-        raise
-    torch.set_num_threads(before)
-    return pool
 
 
 def _abandon(pending: collections.deque[_Pending]) -> None:

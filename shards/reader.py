@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,6 @@ class Reader:
         self._places = tuple(places)
         self._descriptors: dict[int, int] = {}
         self._identities: dict[int, tuple[int, int, int]] = {}
-        self._lock = threading.Lock()
         if layout is Layout.TAR:
             _allow_open_files(len(self._places) + _OTHER_DESCRIPTORS)
 
@@ -60,12 +58,16 @@ class Reader:
         descriptor = self._descriptors.get(place)
         if descriptor is not None:
             return descriptor
-        with self._lock:
-            if place not in self._descriptors:
-                path = self._places[place]
-                self._identities[place] = identity(path)
-                self._descriptors[place] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            return self._descriptors[place]
+        # No lock: a process that was forked while another thread held it could read nothing.
+        path = self._places[place]
+        seen = identity(path)
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._descriptors.setdefault(place, opened)
+        if descriptor == opened:
+            self._identities[place] = seen
+        else:  # another thread was first
+            os.close(opened)
+        return descriptor
 
     def refuse_changed(self) -> None:
         """Raise DamagedData where a tar that was read from has been written to or replaced."""
@@ -78,9 +80,8 @@ class Reader:
 
     def close(self) -> None:
         """Close what is open. Reading again opens it again."""
-        with self._lock:
-            while self._descriptors:
-                os.close(self._descriptors.popitem()[1])
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
 
     def __enter__(self) -> Reader:
         return self

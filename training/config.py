@@ -27,7 +27,10 @@ SMALLEST_IMAGE = 32  # the networks halve a picture five times
 class TrainConfig:
     """One training run. Made by `resolve`, never by hand."""
 
-    shards: Path  # holds train/ and val/
+    shards: Path  # holds train/ and val/; with a stream val/ is what matters
+    stream: str | None  # shards without an index to train on: a pattern, a command, "-"
+    steps_per_epoch: int | None  # of a stream
+    label_field: str | None  # of a stream: the label's name in each sample's .json
     out: Path  # the run's folder: checkpoints, log
     model: str
     recipe: Recipe
@@ -59,6 +62,9 @@ def resolve(
     out: Path,
     world: int,
     threads: int,
+    stream: str | None = None,
+    steps_per_epoch: int | None = None,
+    label_field: str | None = None,
     model: str = "resnet50",
     recipe: str = "seed",
     epochs: int | None = None,
@@ -83,6 +89,9 @@ def resolve(
     per_process = values.batch_size if batch_size is None else batch_size
     config = TrainConfig(
         shards=shards,
+        stream=stream,
+        steps_per_epoch=steps_per_epoch,
+        label_field=label_field,
         out=out,
         model=model,
         recipe=values,
@@ -183,6 +192,7 @@ def _check(config: TrainConfig) -> None:
         "--keep": config.keep,
         "--max-steps": config.max_steps,
         "--save-steps": config.save_steps,
+        "--steps-per-epoch": config.steps_per_epoch,
     }
     for option, count in counts.items():
         if count is not None and count < 1:

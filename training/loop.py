@@ -23,6 +23,7 @@ from shards.dataset import Dataset
 from shards.errors import DamagedData, ToolError
 from shards.loader import Loader
 from shards.progress import Progress
+from shards.stream import StreamLoader
 from shards.transform import EvalTransform
 from training.batches import DeviceBatch, Normalizer, on_device
 from training.checkpoint import Best, Checkpoint, Position, current_versions
@@ -34,9 +35,10 @@ from training.log import RunLog
 from training.meter import Meter
 from training.model import build_model, plain_weights
 from training.optim import load_momentum, make_sgd, momentum_state, set_lr
-from training.order_digest import MASK, digest_of, digest_text, expected_digest
+from training.order_digest import MASK, digest_of, digest_text
 from training.run_folder import RunFolder
 from training.schedule import lr_at
+from training.train_set import TrainSet, order_of_epoch, samples_of_epoch
 
 Record = dict[str, object]
 
@@ -49,7 +51,7 @@ class Session:
     device: Device
     precision: Precision
     world: World
-    train_set: Dataset
+    train_set: TrainSet
     val_set: Dataset
     folder: RunFolder
     progress: Progress  # silent on all ranks but 0
@@ -61,9 +63,14 @@ class Session:
         return {
             "train": self.train_set.digest,
             "val": self.val_set.digest,
-            "train_samples": len(self.train_set),
+            "train_samples": self.train_samples,
             "val_samples": len(self.val_set),
         }
+
+    @property
+    def train_samples(self) -> int:
+        """Samples of an epoch."""
+        return samples_of_epoch(self.train_set, self.config.global_batch)
 
 
 def share_of_loss(
@@ -83,7 +90,11 @@ class Loop:
     """A run under way: network, optimiser, position, best result."""
 
     def __init__(
-        self, session: Session, loader: Loader, log: RunLog | None, start: Checkpoint | None
+        self,
+        session: Session,
+        loader: Loader | StreamLoader,
+        log: RunLog | None,
+        start: Checkpoint | None,
     ) -> None:
         """Begin at the beginning, or where the checkpoint `start` stands. `log` is rank 0's."""
         self.session = session
@@ -164,7 +175,7 @@ class Loop:
             f"epoch {self.epoch + 1}/{config.epochs}",
             self._loader.steps * config.global_batch
             if config.recipe.drop_last
-            else len(session.train_set),
+            else session.train_samples,
             "images",
         )
         session.progress.advance(self.step * config.global_batch)
@@ -266,10 +277,9 @@ class Loop:
     def _check_order(self) -> tuple[int, str]:
         """(samples consumed in this epoch, their digest); raises where it is not the plan's."""
         session, config = self.session, self.session.config
-        size = len(session.train_set)
-        used = min(self._loader.steps * config.global_batch, size)
+        used = min(self._loader.steps * config.global_batch, session.train_samples)
         order = self._order()
-        expected = expected_digest(seed=config.seed, epoch=self.epoch, samples=size, used=used)
+        expected = order_of_epoch(session.train_set, seed=config.seed, epoch=self.epoch, used=used)
         if order != expected:
             raise ToolError(
                 f"epoch {self.epoch + 1} did not consume the samples it should have (order "

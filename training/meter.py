@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shards.loader import Loader
+from shards.stream import StreamLoader
 from training.distributed import World, sum_floats
 
 
@@ -37,7 +38,7 @@ class Interval:
 class Meter:
     """Adds up steps until it is read."""
 
-    def __init__(self, world: World, loader: Loader) -> None:
+    def __init__(self, world: World, loader: Loader | StreamLoader) -> None:
         self._world = world
         self._loader = loader
         self.restart()

@@ -25,6 +25,7 @@ _OPTIONS = {
     "image_size": "--image-size",
     "seed": "--seed",
     "amp": "--amp",
+    "steps_per_epoch": "--steps-per-epoch",
 }
 
 
@@ -72,9 +73,15 @@ def _check_data(
         )
     for split in ("train", "val"):
         if checkpoint.data[split] != data[split]:
+            place = config.shards / split
+            if split == "train" and config.stream is not None:
+                raise UsageError(
+                    f"{path} was trained with other shards than {config.stream}; give those "
+                    f"(--shards, --label-field), {_ANEW}"
+                )
             raise UsageError(
                 f"{path} was trained with other {split} data ({_short(checkpoint.data[split])}) "
-                f"than {config.shards / split} holds ({_short(data[split])}); give those shards, "
+                f"than {place} holds ({_short(data[split])}); give those shards, "
                 f"{_ANEW}"
             )
 

@@ -21,10 +21,9 @@ import torch
 
 from shards.dataset import Dataset
 from shards.errors import ToolError, UsageError
-from shards.loader import Loader
 from shards.order import steps_per_epoch
 from shards.progress import Progress, Silent
-from shards.transform import TrainTransform
+from shards.stream import INEXACT
 from training.checkpoint import Best, Checkpoint, Position, current_versions, load_checkpoint
 from training.config import TrainConfig, config_values, derived
 from training.device import choose
@@ -34,6 +33,7 @@ from training.log import RunLog
 from training.loop import Loop, Record, Session
 from training.resume import reconcile
 from training.run_folder import RunFolder, latest_whole
+from training.train_set import Streamed, TrainSet, make_loader
 
 Reason = Literal["finished", "max-steps", "already-finished"]
 
@@ -77,8 +77,8 @@ def train(
     precision = device.precision(config.amp)
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(joined(device))
-        train_set = stack.enter_context(Dataset.open(config.shards / "train"))
         val_set = stack.enter_context(Dataset.open(config.shards / "val"))
+        train_set = _open_train_set(config, val_set, stack)
         _check_splits(train_set, val_set)
         session = Session(
             config=config,
@@ -105,9 +105,11 @@ def _lock(folder: RunFolder, stack: contextlib.ExitStack) -> None:
     stack.enter_context(folder.locked())
 
 
-def _check_splits(train_set: Dataset, val_set: Dataset) -> None:
-    check_labels(train_set)
+def _check_splits(train_set: TrainSet, val_set: Dataset) -> None:
     check_labels(val_set)
+    if isinstance(train_set, Streamed):
+        return
+    check_labels(train_set)
     if train_set.classes != val_set.classes:
         raise UsageError(
             f"{train_set.folder} and {val_set.folder} have different class lists "
@@ -126,7 +128,7 @@ def _run(session: Session, begun: float) -> TrainResult:
         session = dataclasses.replace(session, config=config)
     plan = derived(
         session.config,
-        samples=len(session.train_set),
+        samples=session.train_samples,
         val_samples=len(session.val_set),
         classes=len(session.train_set.classes),
         world=world.size,
@@ -141,7 +143,10 @@ def _run(session: Session, begun: float) -> TrainResult:
         if world.is_main:
             log = RunLog(folder.log, (0, 0) if start is None else start.checkpoint.position.place)
             stack.callback(log.close)
-        loader = stack.enter_context(_train_loader(session))
+        loader = make_loader(
+            session.train_set, session.config, world, pin_memory=session.device.pin_memory
+        )
+        stack.callback(loader.close)
         loop = Loop(session, loader, log, None if start is None else start.checkpoint)
         _announce(loop, start, plan)
         outcome = loop.run()
@@ -209,7 +214,7 @@ def _nothing_left(session: Session, position: Position) -> Reason | None:
     if position.epoch >= config.epochs:
         return "already-finished"
     steps = steps_per_epoch(
-        len(session.train_set), config.global_batch, drop_last=config.recipe.drop_last
+        session.train_samples, config.global_batch, drop_last=config.recipe.drop_last
     )
     done = position.epoch * steps + position.step
     return "max-steps" if config.max_steps is not None and done >= config.max_steps else None
@@ -237,30 +242,23 @@ def _at_rest(session: Session, start: _Start, reason: Reason, begun: float) -> T
     )
 
 
-def _train_loader(session: Session) -> Loader:
-    config, recipe = session.config, session.config.recipe
-    return Loader(
-        session.train_set,
-        TrainTransform(
-            image_size=config.image_size,
-            scale=recipe.crop_scale,
-            ratio=recipe.crop_ratio,
-            flip=recipe.flip,
-        ),
-        global_batch=config.global_batch,
-        rank=session.world.rank,
-        world=session.world.size,
-        seed=config.seed,
-        shuffle="full",
-        drop_last=recipe.drop_last,
-        threads=config.threads,
-        pin_memory=session.device.pin_memory,
+def _open_train_set(config: TrainConfig, val_set: Dataset, stack: contextlib.ExitStack) -> TrainSet:
+    if config.stream is None or config.steps_per_epoch is None:
+        return stack.enter_context(Dataset.open(config.shards / "train"))
+    return Streamed(
+        urls=config.stream,
+        steps=config.steps_per_epoch,
+        label_field=config.label_field,
+        classes=val_set.classes,
+        class_names=val_set.class_names,
     )
 
 
 def _announce(loop: Loop, start: _Start | None, plan: dict[str, object]) -> None:
     """Say from where the run goes on, and log what it will do."""
     session = loop.session
+    if isinstance(session.train_set, Streamed):
+        session.progress.note(INEXACT)
     if start is not None:
         for problem in start.problems:
             session.progress.note(f"{problem}; going back to {start.path.name}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from shards.sample import Layout
 
 # Reading this file fails with EIO, as a dying disk does, and tells no name with it.
 FAILING = Path("/proc/self/mem")
+SECONDS = 60  # until a process that hangs fails its test
 
 
 def test_a_part_of_a_tar_is_read(tmp_path: Path) -> None:
@@ -50,6 +54,30 @@ def test_reading_goes_on_after_close(tmp_path: Path) -> None:
         reader.read_into(memoryview(view), 0, "", 1)
         assert view == b"b"
         reader.close()
+
+
+def test_a_process_forked_while_a_file_is_being_opened_can_read(tmp_path: Path) -> None:
+    waiting, whole = tmp_path / "waiting", tmp_path / "a.tar"
+    os.mkfifo(waiting)  # opening it lasts until somebody writes
+    whole.write_bytes(b"abc")
+    code = (
+        "import linecache, os, sys, threading\n"
+        "from pathlib import Path\n"
+        "from shards.reader import Reader\n"
+        "from shards.sample import Layout\n"
+        "reader = Reader(Layout.TAR, [Path(each) for each in sys.argv[1:]])\n"
+        "read = lambda place: reader.read_into(memoryview(bytearray(1)), place, '', 0)\n"
+        "opening = threading.Thread(target=read, args=(0,), daemon=True)\n"
+        "opening.start()\n"
+        "frame = lambda: sys._current_frames()[opening.ident]\n"
+        "line = lambda at: linecache.getline(at.f_code.co_filename, at.f_lineno)\n"
+        "while 'os.open(' not in line(frame()): pass\n"
+        "child = os.fork()\n"
+        "if not child: read(1); os._exit(7)\n"
+        "os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, waiting, whole]
+    assert subprocess.run(command, check=False, timeout=SECONDS).returncode == 7
 
 
 @pytest.mark.skipif(not FAILING.exists(), reason="there is no /proc here")

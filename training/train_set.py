@@ -1,0 +1,100 @@
+"""What a run trains on: a split with an index, or shards without one, which is inexact.
+
+A stream does not know its classes or its end, so both are told: the classes are those of the
+validation split, and an epoch is a number of steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from shards.dataset import Dataset
+from shards.errors import UsageError
+from shards.loader import Loader
+from shards.stream import StreamLoader
+from shards.transform import TrainTransform
+from training.config import TrainConfig
+from training.distributed import World
+from training.order_digest import digest_of, expected_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streamed:
+    """Shards without an index."""
+
+    urls: str
+    steps: int  # an epoch
+    label_field: str | None
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """What tells these shards from others: where they are said to be."""
+        return hashlib.sha256(f"{self.urls}\n{self.label_field}".encode()).hexdigest()
+
+
+TrainSet: TypeAlias = Dataset | Streamed
+
+
+def samples_of_epoch(train_set: TrainSet, global_batch: int) -> int:
+    """Samples that an epoch has before any are dropped."""
+    if isinstance(train_set, Streamed):
+        return train_set.steps * global_batch
+    return len(train_set)
+
+
+def order_of_epoch(train_set: TrainSet, *, seed: int, epoch: int, used: int) -> int:
+    """The digest that an epoch's order must have; samples of a stream have no number but -1."""
+    if isinstance(train_set, Streamed):
+        return digest_of(np.arange(used), np.full(used, -1))
+    return expected_digest(seed=seed, epoch=epoch, samples=len(train_set), used=used)
+
+
+def make_loader(
+    train_set: TrainSet, config: TrainConfig, world: World, *, pin_memory: bool
+) -> Loader | StreamLoader:
+    """The loader of this process. Raises UsageError where a stream cannot be cut so."""
+    recipe = config.recipe
+    transform = TrainTransform(
+        image_size=config.image_size,
+        scale=recipe.crop_scale,
+        ratio=recipe.crop_ratio,
+        flip=recipe.flip,
+    )
+    if isinstance(train_set, Dataset):
+        return Loader(
+            train_set,
+            transform,
+            global_batch=config.global_batch,
+            rank=world.rank,
+            world=world.size,
+            seed=config.seed,
+            shuffle="full",
+            drop_last=recipe.drop_last,
+            threads=config.threads,
+            pin_memory=pin_memory,
+        )
+    if config.global_batch % world.size:
+        raise UsageError(
+            f"from shards without an index {world.size} processes take equal parts of a global "
+            f"batch, and {config.global_batch} has none; give another number of processes or "
+            "--batch-size, or make an index (`imagenet-prep index`)"
+        )
+    return StreamLoader(
+        train_set.urls,
+        transform,
+        batch_size=config.global_batch // world.size,
+        steps=train_set.steps,
+        rank=world.rank,
+        world=world.size,
+        seed=config.seed,
+        threads=config.threads,
+        label_field=train_set.label_field,
+        classes=len(train_set.classes),
+        pin_memory=pin_memory,
+    )
