@@ -26,6 +26,7 @@ _MARGIN: Final = 2  # pixels
 # Fancy upsampling needs chroma rows of more than 2 samples (libjpeg-turbo's jdsample.c); a last
 # segment may be narrower than that.
 _NARROWEST: Final = 8  # pixels
+_END: Final = bytes((_EOI,))
 # The marker bytes that end the segments of a cut: RST0 to RST7 over and over.
 _NUMBERS: Final = (_RST0 + (np.arange(1 << 16) & 7)).astype(np.uint8)
 
@@ -190,15 +191,15 @@ class Cutter:
         if len(coded) > self._bytes.shape[1]:
             self._bytes = np.empty((2, len(coded) + len(coded) // 4), np.bool_)
         # In entropy-coded data only a marker is 0xFF with 0xD0 or more behind it.
-        found, high = self._bytes[0, : len(coded) - 1], self._bytes[1, : len(coded) - 1]
-        np.equal(coded[:-1], 0xFF, out=found)
-        np.greater_equal(coded[1:], _RST0, out=high)
-        np.logical_and(found, high, out=found)
-        ends = np.flatnonzero(found)
+        behind = coded[1:]
+        found, high = self._bytes[:, : len(behind)]
+        np.equal(coded[:-1], 0xFF, found)
+        np.greater_equal(behind, _RST0, high)
+        np.logical_and(found, high, found)
+        ends: npt.NDArray[np.int64] = found.nonzero()[0]
         if len(ends) != count or count > len(_NUMBERS):
             return None
-        markers = coded[ends + 1]
-        if markers[-1] != _EOI or not np.array_equal(markers[:-1], _NUMBERS[: count - 1]):
+        if behind[ends].tobytes() != _NUMBERS[: count - 1].tobytes() + _END:
             return None
         ends += frame.scan + 2
         return ends
@@ -211,15 +212,14 @@ def _joined(
 
     `ends` has a row for each row of the cut; the segments of one lie behind each other.
     """
-    parts = [data[: frame.scan]]
-    parts += [
-        data[start:end] for start, end in zip(begin.tolist(), ends[:, -1].tolist(), strict=True)
-    ]
-    result = bytearray().join(parts)
-    lengths = ends[:, -1] - begin
-    moved = frame.scan + np.cumsum(lengths) - lengths - begin
-    places = (ends + moved[:, None]).ravel() - 1
-    view = np.frombuffer(result, np.uint8)
-    view[places] = _NUMBERS[: len(places)]
-    view[-1] = _EOI
+    last = ends[:, -1]
+    rows = map(slice, begin.tolist(), last.tolist())
+    result = bytearray().join([data[: frame.scan], *map(data.__getitem__, rows)])
+    # A segment's marker is its last byte, as far behind its place as its row has moved.
+    moved = (last - begin).cumsum()
+    moved += frame.scan - 1
+    moved -= last
+    places = (ends + moved[:, None]).ravel()
+    np.frombuffer(result, np.uint8)[places] = _NUMBERS[: len(places)]
+    result[-1] = _EOI
     return result

@@ -6,6 +6,7 @@ sharded, and whether it lies in shards at all.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from shards.agreement import index_findings
 from shards.errors import DamagedData
 from shards.image import Format, ImageInfo
-from shards.index import INDEX_NAME, Index
+from shards.index import INDEX_NAME, SHARDS_LAYOUT, Index
 from shards.manifest import Manifest, check_sizes
 from shards.reader import Reader
 from shards.sample import Layout
@@ -78,10 +79,7 @@ class Dataset:
         manifest = Manifest.read(folder)
         lost = check_sizes(folder, manifest.files())
         if lost:
-            raise DamagedData(
-                f"{next(iter(lost.values()))} ({len(lost)} such files); "
-                "run the `imagenet-prep` command that made it again"
-            )
+            raise DamagedData(_lost_files(folder, manifest, lost))
         index = Index.read(folder / INDEX_NAME)
         findings = index_findings(index, manifest)
         if findings:
@@ -135,3 +133,19 @@ class Dataset:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _lost_files(folder: Path, manifest: Manifest, lost: Mapping[str, str]) -> str:
+    """What to say of files that are missing or of another size, and what to do about them."""
+    name, said = next(iter(lost.items()))
+    if len(lost) > 1:
+        said += f"; {len(lost)} files are missing or of another size in all"
+    path = folder / name
+    if path.is_symlink() and not path.exists():
+        return said  # with what to do
+    if manifest.plan.get("layout", SHARDS_LAYOUT) != SHARDS_LAYOUT:
+        return f"{said}; run `imagenet-prep index` again on the tars where they lie now"
+    return (
+        f"{said}; `imagenet-prep verify {folder} --repair --source PATH`, with what the shards "
+        "were made of, makes it again"
+    )

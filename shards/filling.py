@@ -15,7 +15,7 @@ import torch
 from shards.dataset import Dataset, Place
 from shards.errors import DamagedData
 from shards.order import draws
-from shards.render import Choice, Renderer
+from shards.render import Choice, Renderer, targets_of
 
 OnBad: TypeAlias = Literal["raise", "substitute"]
 
@@ -31,7 +31,7 @@ class Pictures:
     """
 
     epoch: int
-    images: torch.Tensor  # uint8 (n, S, S, 3)
+    targets: tuple[torch.Tensor, ...]  # the pictures, see `targets_of`
     samples: npt.NDArray[np.int64]
     labels: torch.Tensor
     places: list[Place]
@@ -77,7 +77,7 @@ class Filler:
         dataset = self.dataset
         return Pictures(
             epoch=epoch,
-            images=images,
+            targets=targets_of(images) if len(images) else (),
             samples=samples,
             labels=labels,
             places=dataset.places(samples),
@@ -94,7 +94,7 @@ class Filler:
         """
         own, total = self._mine(), 0
         for at in range(*part.indices(len(pictures))):
-            place, target = pictures.places[at], pictures.images[at]
+            place, target = pictures.places[at], pictures.targets[at]
             try:
                 self._make(own, place, target, pictures.choices[at])
             except DamagedData as error:
@@ -102,7 +102,7 @@ class Filler:
                 reason = DamagedData(f"{self.dataset.describe(damaged)}: {error}")
                 if self._on_bad == "raise":
                     raise reason from None
-                self._substitute(own, pictures, at, reason)
+                place = self._substitute(own, pictures, at, reason)
             total += place.size
         return total
 
@@ -113,7 +113,7 @@ class Filler:
         own.read_seconds += time.perf_counter() - started
         self.renderer.render(data, place.info, target, choice)
 
-    def _substitute(self, own: _Own, pictures: Pictures, at: int, reason: DamagedData) -> None:
+    def _substitute(self, own: _Own, pictures: Pictures, at: int, reason: DamagedData) -> Place:
         """Make another sample's picture instead: a function of (seed, epoch, sample) alone."""
         dataset, damaged = self.dataset, pictures.samples[at : at + 1]
         (numbers,) = draws(self._seed, pictures.epoch, damaged, *_SUBSTITUTE_DRAWS)
@@ -124,13 +124,13 @@ class Filler:
         places = dataset.places(others)
         for other, place, choice in zip(others.tolist(), places, choices, strict=True):
             try:
-                self._make(own, place, pictures.images[at], choice)
+                self._make(own, place, pictures.targets[at], choice)
             except DamagedData:
                 continue
             pictures.samples[at] = other
             pictures.labels[at] = int(dataset.labels[other])
             own.substituted += 1
-            return
+            return place
         raise DamagedData(f"{reason}; and so are {len(others)} others that could stand in for it")
 
     def _mine(self) -> _Own:
@@ -159,9 +159,7 @@ def start_threads(count: int) -> concurrent.futures.ThreadPoolExecutor:
     thread begins with. So all of ours are started first, and the caller's number is set again.
     """
     before = torch.get_num_threads()
-    pool = concurrent.futures.ThreadPoolExecutor(
-        count, "loader", initializer=torch.set_num_threads, initargs=(1,)
-    )
+    pool = concurrent.futures.ThreadPoolExecutor(count, "loader", initializer=_use_one_core)
     everyone = threading.Barrier(count + 1)
     try:
         for _ in range(count):
@@ -172,3 +170,8 @@ def start_threads(count: int) -> concurrent.futures.ThreadPoolExecutor:
         raise
     torch.set_num_threads(before)
     return pool
+
+
+def _use_one_core() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # before its first question a thread takes the number that is set last

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -19,15 +20,16 @@ from PIL import Image
 from shards.augment import FIRST_PICTURE_DRAW, flips, random_resized_crops
 from shards.cutting import Box
 from shards.decode import Decoder, Way
-from shards.image import ImageInfo
+from shards.errors import DamagedData
+from shards.image import LARGEST_PIXELS, ImageInfo
 from shards.order import draws
 from shards.transform import EvalTransform, Interpolation, TrainTransform
 
-# The operators behind torch.nn.functional.interpolate(antialias=True): interpolate itself
-# allocates its result, which takes twice the time.
-_RESIZE: Final = {
-    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,  # noqa: SLF001
-    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,  # noqa: SLF001
+# What torch.nn.functional.interpolate(antialias=True) calls: interpolate itself allocates its
+# result, which takes twice the time. By torch.ops they hold the interpreter 4 us longer.
+_RESIZE: Final[dict[str, Callable[..., torch.Tensor]]] = {
+    "bilinear": torch._C._nn._upsample_bilinear2d_aa,  # noqa: SLF001
+    "bicubic": torch._C._nn._upsample_bicubic2d_aa,  # noqa: SLF001
 }
 _PILLOW_RESIZE: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SHRINKS: Final = (8, 4, 2)  # libjpeg's scales that need no more than a smaller inverse DCT
@@ -56,6 +58,14 @@ class Tally:
         self.decode_seconds += other.decode_seconds
         self.resize_seconds += other.resize_seconds
         self.augment_seconds += other.augment_seconds
+
+
+def targets_of(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The pictures of a batch, (n, S, S, 3), one by one as torch wants them for resizing.
+
+    Views of shape (1, 3, S, S); channels last, so nothing is ever transposed.
+    """
+    return torch.split(images.permute(0, 3, 1, 2), 1)
 
 
 class Renderer:
@@ -92,10 +102,10 @@ class Renderer:
     def render(
         self, data: memoryview, info: ImageInfo, target: torch.Tensor, choice: Choice | None
     ) -> None:
-        """Make the picture of an encoded image into `target`, uint8 of shape (S, S, 3).
+        """Make the picture of an encoded image into `target`, one of `targets_of` a batch.
 
-        S may be any size, whatever the transform's is. `data` must be writable and is as before
-        at the end. Raises DamagedData, with the reason alone.
+        It may have any size, whatever the transform's is. `data` must be writable and is as
+        before at the end. Raises DamagedData, with the reason alone.
         """
         decoder, tally = self._mine()
         started = time.perf_counter()
@@ -135,7 +145,7 @@ class Renderer:
         transform = self.transform
         if not (isinstance(transform, TrainTransform) and transform.dct_scaling):
             return 1
-        smaller = min(box.height // target.shape[0], box.width // target.shape[1])
+        smaller = min(box.height, box.width) // target.shape[2]
         return next((shrink for shrink in _SHRINKS if shrink <= smaller), 1)
 
     def _fit(
@@ -143,33 +153,35 @@ class Renderer:
     ) -> None:
         """Resize, and mirror or take the centre."""
         transform = self.transform
-        size = int(target.shape[0])
         if choice is not None:
             self._resize(pixels, target)
             if choice.mirrored:
-                target.copy_(target.flip(1))
+                target.copy_(target.flip(3))
             return
         assert isinstance(transform, EvalTransform)
         height, width = _short_side(pixels.shape[0], pixels.shape[1], transform.resize)
-        resized = torch.empty((height, width, 3), dtype=torch.uint8)
+        if height * width > LARGEST_PIXELS:  # 65,535 x 1 would take 13 GB
+            shape = f"{pixels.shape[1]} x {pixels.shape[0]}"
+            raise DamagedData(f"it has {shape} pixels, which is too thin to be resized")
+        (resized,) = targets_of(torch.empty((1, height, width, 3), dtype=torch.uint8))
         self._resize(pixels, resized)
+        size = target.shape[2]
         # torchvision's CenterCrop rounds in this way.
         top, left = round((height - size) / 2.0), round((width - size) / 2.0)
-        target.copy_(resized[top : top + size, left : left + size])
+        target.copy_(resized[:, :, top : top + size, left : left + size])
 
     def _resize(self, pixels: npt.NDArray[np.uint8], target: torch.Tensor) -> None:
-        """Antialiased, from uint8 (h, w, 3) straight into uint8 (H, W, 3)."""
+        """Antialiased, from uint8 (h, w, 3) straight into the target."""
         interpolation = self.transform.interpolation
         if self.transform.decoder == "pil":
             _resize_with_pillow(pixels, target, interpolation)
             return
-        source = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        out = target.permute(2, 0, 1)[None]  # channels last: nothing is transposed
-        _RESIZE[interpolation](source, list(target.shape[:2]), False, None, None, out=out)
+        source = torch.from_numpy(pixels.transpose(2, 0, 1)[None])
+        _RESIZE[interpolation](source, target.shape[2:], False, None, None, out=target)
 
     def _augment(self, target: torch.Tensor, choice: Choice) -> None:
         assert isinstance(self.transform, TrainTransform)
-        pixels: npt.NDArray[np.uint8] = target.numpy()
+        pixels: npt.NDArray[np.uint8] = target[0].permute(1, 2, 0).numpy()
         first = 0
         for augment in self.transform.augment:
             uniform = choice.uniform[first : first + augment.draws]
@@ -182,9 +194,9 @@ class Renderer:
 def _resize_with_pillow(
     pixels: npt.NDArray[np.uint8], target: torch.Tensor, interpolation: Interpolation
 ) -> None:
-    size = (int(target.shape[1]), int(target.shape[0]))
-    resized = Image.fromarray(pixels).resize(size, _PILLOW_RESIZE[interpolation])
-    target.copy_(torch.from_numpy(np.array(resized)))
+    height, width = target.shape[2:]
+    resized = Image.fromarray(pixels).resize((width, height), _PILLOW_RESIZE[interpolation])
+    target.copy_(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
 
 
 def _short_side(height: int, width: int, resize: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from shards.errors import DamagedData, ToolError, UsageError
 from shards.filling import start_threads
 from shards.loader import Batch, LoaderStats
 from shards.parallel import available_cores
-from shards.render import Choice, Renderer
+from shards.render import Choice, Renderer, targets_of
 from shards.transform import EvalTransform, TrainTransform
 from shards.urls import STDIN, SampleStream, StopSign, StreamSample, expand
 
@@ -191,12 +191,13 @@ class StreamLoader:
             global_size=self._batch_size * self._world,
             step=step,
         )
+        targets = targets_of(batch.images)
         chunks = [slice(at, at + _CHUNK) for at in range(0, len(samples), _CHUNK)]
         return _Begun(
             batch=batch,
             bytes=sum(len(sample.data) for sample in samples),
             parts=[
-                self._pool.submit(self._fill, samples[each], batch.images[each], choices[each])
+                self._pool.submit(self._fill, samples[each], targets[each], choices[each])
                 for each in chunks
             ],
         )
@@ -235,9 +236,12 @@ class StreamLoader:
     # --- in the pool's threads ---
 
     def _fill(
-        self, samples: list[StreamSample], images: torch.Tensor, choices: list[Choice | None]
+        self,
+        samples: list[StreamSample],
+        targets: tuple[torch.Tensor, ...],
+        choices: list[Choice | None],
     ) -> None:
-        for sample, target, choice in zip(samples, images, choices, strict=True):
+        for sample, target, choice in zip(samples, targets, choices, strict=True):
             try:
                 self._renderer.render(memoryview(sample.data), sample.info, target, choice)
             except DamagedData as error:

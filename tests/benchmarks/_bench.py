@@ -64,9 +64,9 @@ class Bench:
         print(f"| {self.title or 'way'} | {self.unit} (min - max) | ours is |\n|---|---|---|")
         for name, value in self.medians().items():
             runs = self.runs[name]
-            spread = f" ({_figure(min(runs))} - {_figure(max(runs))})" if len(runs) > 1 else ""
+            spread = f" ({figure(min(runs))} - {figure(max(runs))})" if len(runs) > 1 else ""
             ratio = f"{ratios[name]:.2f}x" if name in ratios else ""
-            print(f"| {name} | {_figure(value)}{spread} | {ratio} |")
+            print(f"| {name} | {figure(value)}{spread} | {ratio} |")
         for name, reason in self.absent.items():
             print(f"| {name} | absent: {reason} | |")
 
@@ -77,7 +77,7 @@ class Bench:
             write_json([self], ours, options.json)
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
     """Three digits, or more where they stand before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -111,7 +111,11 @@ def machine() -> dict[str, object]:
 
 
 def parse(
-    description: str, *, count: int = 6000, more: Sequence[argparse.ArgumentParser] = ()
+    description: str,
+    *,
+    count: int = 6000,
+    quick_rounds: int = 2,
+    more: Sequence[argparse.ArgumentParser] = (),
 ) -> argparse.Namespace:
     """The options that all benchmarks have and those of `more`; --quick takes count / 10."""
     parser = argparse.ArgumentParser(
@@ -122,11 +126,11 @@ def parse(
     parser.add_argument("--images", type=Path, help="tar or folder of JPEGs to work on")
     parser.add_argument("--count", type=int, help="pictures; the given ones are repeated")
     parser.add_argument("--rounds", type=int, help="how often each way runs")
-    parser.add_argument("--quick", action="store_true", help="under a minute")
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that all works")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     options.count = options.count or (count // 10 if options.quick else count)
-    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.rounds = options.rounds or (quick_rounds if options.quick else 5)
     return options
 
 
@@ -135,6 +139,7 @@ def parse_sections(
     sections: Collection[str],
     *,
     count: int,
+    quick_rounds: int = 2,
     more: Sequence[argparse.ArgumentParser] = (),
 ) -> argparse.Namespace:
     """The options of `parse`, names of sections, and where to work."""
@@ -142,7 +147,8 @@ def parse_sections(
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
     parser.add_argument("--memory", type=Path, default="/dev/shm", help="a tmpfs")  # noqa: S108
     parser.add_argument("--disk", type=Path, default=tempfile.gettempdir(), help="a folder on disk")
-    options = parse(description, count=count, more=[parser, *more])
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw bars of them")
+    options = parse(description, count=count, quick_rounds=quick_rounds, more=[parser, *more])
     unknown = set(options.sections) - set(sections)
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(sections)}")
@@ -163,6 +169,10 @@ def run_sections(
             benches.append(bench)
     if options.json:
         write_json(benches, "ours", options.json)
+    if options.plot:
+        from _plot import draw
+
+        draw(benches, options.plot)
 
 
 def pictures(options: argparse.Namespace, scratch: Path) -> list[bytes]:

@@ -129,6 +129,12 @@ def drop_caches(tree: Path) -> None:
     with contextlib.suppress(PermissionError):
         Path("/proc/sys/vm/drop_caches").write_text("3")
         return
+    drop_contents(tree)
+
+
+def drop_contents(tree: Path) -> None:
+    """Take what the files of a tree hold out of the page cache, and nothing else."""
+    sync_file_system(tree)
     for path in tree.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,14 +1,18 @@
 """What other libraries make of class folders: `python _peers.py WRITER TREE OUT`.
 
-Run by whichever Python has the library. Images are stored as they are. OUT/imported gets the
-seconds that importing the library took.
+MDSWriter takes a folder of our shards as well, for sets too large to be extracted. Run by
+whichever Python has the library. Images are stored as they are. OUT/imported gets the seconds
+that importing the library took.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +48,28 @@ def write_mds(tree: Path, out: Path) -> None:
     imported(out, started)
     columns = {"image": "bytes", "label": "int"}
     with MDSWriter(out=str(out / "mds"), columns=columns, hashes=["sha256"]) as writer:
-        for path, label in listed(tree):
-            writer.write({"image": Path(path).read_bytes(), "label": label})
+        for image, label in from_shards(tree) or from_folders(tree):
+            writer.write({"image": image, "label": label})
+
+
+def from_folders(tree: Path) -> Iterator[tuple[bytes, int]]:
+    return ((Path(path).read_bytes(), label) for path, label in listed(tree))
+
+
+def from_shards(folder: Path) -> Iterator[tuple[bytes, int]] | None:
+    """Images and labels, which follow each other in a shard; None where there is no shard."""
+    shards = sorted(folder.glob("*.tar"))
+    return itertools.chain.from_iterable(map(from_shard, shards)) if shards else None
+
+
+def from_shard(path: Path) -> Iterator[tuple[bytes, int]]:
+    with tarfile.open(path) as archive:
+        contents = (archive.extractfile(member) for member in archive)
+        parts = (content.read() for content in contents if content is not None)
+        # Fields of a sample stand in the order of their names: cls, then jpg or png.
+        for one, other in zip(parts, parts, strict=True):
+            image, label = (other, one) if one.isdigit() else (one, other)
+            yield image, int(label)
 
 
 def read(image: tuple[str, int]) -> dict[str, Any]:

@@ -1,90 +1,263 @@
-"""Images per second of a training loader: RandomResizedCrop 224 and flip to uint8 batches of 256.
+"""Our loader against others', against the machine, at ImageNet's number of samples, cold.
 
-Ours, torchvision's ImageFolder in a DataLoader (what the replaced trainer did) and webdataset's
-WebLoader read the same pictures from a warm page cache and do the same work, with as many
-threads or workers as there are cores.
+Work is the same for all: RandomResizedCrop 224 (antialiased bilinear) and mirroring to uint8
+batches of 256, as many threads or workers as there are cores. Every figure is of a process of its
+own, started when the machine rests; ways take turns. Sections can be named, all is the default:
+
+  train  images/s from a warm page cache, and memory and seconds to the first batch of the same
+         runs. `ours` is on shards with restart markers (--jpeg restart), like the ordinary ones
+         of the original pictures, as all peers have them. Then all on the pictures reduced to
+         short side 256 (--jpeg reencode), and beside them torchvision on the originals
+  limit  as many one-thread processes as cores that do the bare work, without loader or batches:
+         what the machine can do
+  gil    microseconds an image for which the interpreter lock is held, which bounds what any
+         number of threads can reach; how it is measured stands in _lock.py
+  first  an index of 1,281,167 samples: seconds from a process's start to the first batch, at the
+         beginning and in the middle of an epoch, and memory. webdataset has to read what it
+         skips; torchvision gets a list that is as long and is not asked to resume
+  cold   images/s when nothing is in the page cache: full and block shuffle, and two peers
+
+--quick works with batches of 32, one round, and `first` on the same few pictures: some 3 minutes.
+--plot draws all of it. Peers are looked for in this Python or in that of --peers: torchvision,
+timm, webdataset, mosaicml-streaming, litdata, nvidia-dali-cuda130, spdl (with FFmpeg's libraries),
+grain, tensorflow-cpu. ffcv cannot be had from pip alone. Name pictures of real size by --images.
+All of it at full size takes 20 GB of disk.
 """
 
 from __future__ import annotations
 
-import os
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-import webdataset
-from _bench import Bench, parse, pictures, write_folders
-from PIL import Image
-from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop
+from _bench import Bench, parse_sections, pictures, run_sections
+from _commands import OURS, drop_contents, timed, wait_for_rest
+from _lock import Watcher
+from _pictures import Setup
+from _processes import (
+    HERE,
+    PEERS,
+    Answer,
+    Way,
+    begin,
+    expect,
+    ours,
+    peer,
+    peers_here,
+    take_turns,
+)
 
-from prep.build import build_shards
-from prep.sources import find_sources
-from shards.dataset import Dataset
-from shards.loader import Loader, TrainTransform
-from shards.progress import Silent
+from prep.ilsvrc import TRAIN_IMAGES
+from shards.parallel import available_cores
 
-BATCH, SIZE = 256, 224
-CORES = len(os.sched_getaffinity(0))
-TRANSFORM = Compose([RandomResizedCrop(SIZE), RandomHorizontalFlip()])
-
-
-def collate(samples: list[tuple[Image.Image, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """PIL pictures to one uint8 batch, NHWC."""
-    batch = np.stack([np.asarray(picture, np.uint8) for picture, _ in samples])
-    return torch.from_numpy(batch), torch.tensor([label for _, label in samples])
+FIRST_BATCHES = 20  # of the full-scale set that are looked at
+COLD_ROUNDS = 3
 
 
-def decode(sample: dict[str, Any]) -> tuple[Image.Image, int]:
-    return TRANSFORM(sample["jpg"].convert("RGB")), sample["cls"]
+# --- train ---
 
 
-def rate(batches: Callable[[], Iterable[Any]], count: int) -> float:
-    """Images per second over a pass, from asking for the first batch on."""
-    started = time.perf_counter()
-    seen = sum(
-        len(batch[1] if isinstance(batch, tuple | list) else batch.labels) for batch in batches()
+def train(setup: Setup) -> Iterator[Bench]:
+    yield from compared(
+        setup,
+        "original pictures",
+        {"ours": setup.restart, "ours, ordinary shards": setup.ordinary},
+        setup.tree,
+        setup.ordinary,
     )
-    assert seen >= count - BATCH * CORES, seen
-    return seen / (time.perf_counter() - started)
+    yield from compared(
+        setup,
+        "short side 256",
+        {"ours": setup.reduced, "ours, restart": setup.reduced_restart},
+        setup.reduced_tree,
+        setup.reduced,
+    )
+
+
+def compared(
+    setup: Setup, title: str, mine: dict[str, Path], tree: Path, shards: Path
+) -> Iterator[Bench]:
+    """Ours on some shards and every peer on the same pictures."""
+    benches = {
+        "rate": setup.bench(title),
+        **to_first_batch(setup, title),
+        "memory": setup.bench(f"{title}: memory with workers", "MB"),
+    }
+    ways: dict[str, Way] = {}
+    for name, folder in mine.items():
+        ways[name] = lambda folder=folder: ours(setup, setup.spec(folder))
+    if tree != setup.tree:
+        original = setup.spec(setup.tree)
+        ways["torchvision, PIL, original pictures"] = lambda: peer(setup, "torchvision", original)
+    for name in peers_here(setup, benches["rate"]):
+        data = setup.data_for(name, tree, shards)
+        ways[PEERS[name][0]] = lambda name=name, data=data: peer(setup, name, setup.spec(data))
+    take_turns(ways, benches["rate"].rounds, benches)
+    yield from benches.values()
+
+
+# --- limit, gil ---
+
+
+def kinds(setup: Setup) -> dict[str, Path]:
+    """The shards of ours that differ in how they are decoded."""
+    return {
+        "restart shards": setup.restart,
+        "ordinary shards": setup.ordinary,
+        "short side 256": setup.reduced,
+    }
+
+
+def limit(setup: Setup) -> Iterator[Bench]:
+    for name, folder in kinds(setup).items():
+        bench = setup.bench(f"limit, {name}")
+        ways: dict[str, Way] = {
+            "ours": lambda folder=folder: ours(setup, setup.spec(folder)),
+            "one-thread processes, bare work": lambda folder=folder: bare(setup, folder),
+        }
+        take_turns(ways, bench.rounds, {"rate": bench})
+        yield bench
+
+
+def bare(setup: Setup, folder: Path) -> Answer:
+    """As many processes as cores, begun together; the sum of what they reach."""
+    command = (sys.executable, HERE / "_ours.py", "bare")
+    specs = [setup.spec(folder, skip=number) for number in range(available_cores())]
+    processes = [begin(*command, json.dumps(vars(spec))) for spec in specs]
+    for process in processes:
+        expect(process, "ready")
+    if not setup.options.quick:
+        wait_for_rest()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    rates = [float(json.loads(process.communicate()[0])["rate"]) for process in processes]
+    return {"rate": sum(rates)}
+
+
+def gil(setup: Setup) -> Iterator[Bench]:
+    held = setup.bench("lock held, an image", "us of processor time")
+    whole = setup.bench("one thread, an image", "us of processor time")
+    ways: dict[str, Way] = {
+        name: lambda folder=folder: locked(setup, folder) for name, folder in kinds(setup).items()
+    }
+    take_turns(ways, held.rounds, {"held": held, "whole": whole})
+    yield from (held, whole)
+
+
+def locked(setup: Setup, folder: Path) -> Answer:
+    """Microseconds an image: with the lock held, and altogether."""
+    process = begin(sys.executable, HERE / "_ours.py", "held", json.dumps(vars(setup.spec(folder))))
+    try:
+        with contextlib.closing(Watcher(process)) as watcher:
+            expect(process, "begin")
+            share = watcher.share(process)
+        found = json.loads(process.communicate()[0])
+    except (OSError, ValueError) as error:
+        process.kill()
+        raise LookupError(str(error)) from None
+    whole = found["seconds"] / found["images"] * 1e6
+    return {"held": share * whole, "whole": whole}
+
+
+# --- first ---
+
+
+def first(setup: Setup) -> Iterator[Bench]:
+    """At full scale, of tiny pictures: their decoding takes no time. --quick: what there is."""
+    samples, index, shards, tree = scaled(setup)
+    spec = setup.spec(index, batches=min(FIRST_BATCHES, len(setup.images) // setup.batch))
+    later = {"skip": samples // 2 // setup.batch * setup.batch, "batches": spec.batches // 2}
+    begun = to_first_batch(setup, f"{samples:,} samples")
+    begun["memory"] = setup.bench(f"{samples:,} samples: memory with workers", "MB")
+    resumed = to_first_batch(setup, f"{samples:,} samples, from the middle of an epoch")
+    ways: dict[str, Way] = {"ours": lambda: ours(setup, spec)}
+    ways_on: dict[str, Way] = {
+        "ours": lambda: ours(setup, dataclasses.replace(spec, **later)),
+    }
+    for name in peers_here(setup, begun["start"]):
+        label = PEERS[name][0]
+        if name == "torchvision":
+            given = dataclasses.replace(spec, data=str(setup.tree), listed=samples)
+            ways[label] = lambda given=given: peer(setup, "torchvision", given)
+        elif name in ("webdataset", "streaming"):
+            data = str(setup.data_for(name, tree, shards))
+            given = dataclasses.replace(spec, data=data)
+            late = dataclasses.replace(given, **later)
+            ways[label] = lambda name=name, given=given: peer(setup, name, given)
+            ways_on[label] = lambda name=name, late=late: peer(setup, name, late)
+    for those, benches in ((ways, begun), (ways_on, resumed)):
+        take_turns(those, setup.options.rounds, benches)
+        yield from benches.values()
+
+
+def to_first_batch(setup: Setup, title: str) -> dict[str, Bench]:
+    """Comparisons of the time to the first batch."""
+    return {
+        "start": setup.bench(f"{title}: start to first batch, imports counted", "s"),
+        "first": setup.bench(f"{title}: import to first batch", "s"),
+    }
+
+
+def scaled(setup: Setup) -> tuple[int, Path, Path, Path]:
+    """Number of samples; an index of archives as they lie, shards and class folders of them."""
+    if setup.options.quick:
+        ordinary = setup.ordinary
+        return len(setup.images), ordinary, ordinary, setup.tree
+    archives, out = setup.folder / "archives", setup.folder
+    if not archives.exists():
+        timed(OURS, "sample-data", "--out", archives, "--full-scale", hurry=True)
+        timed(OURS, "index", archives, "--out", out / "index", hurry=True)
+        timed(OURS, "shard", archives, "--split", "train", "--out", out / "scale", hurry=True)
+    return TRAIN_IMAGES, out / "index/train", out / "scale/train", out / "scale/train"
+
+
+# --- cold ---
+
+
+def cold(setup: Setup) -> Iterator[Bench]:
+    restart, ordinary = setup.restart, setup.ordinary
+    bench = setup.bench("cold", rounds=min(COLD_ROUNDS, setup.options.rounds))
+    ways: dict[str, Way] = {"ours, warm": lambda: ours(setup, setup.spec(restart))}
+    for name, changes in {
+        "ours": {},
+        "ours, block shuffle of 16 shards": {"shuffle": "block", "window": 16},
+        "ours, block shuffle of 4 shards": {"shuffle": "block", "window": 4},
+        "ours, no shuffle": {"shuffle": "none"},
+    }.items():
+        spec = setup.spec(restart, **changes)
+        ways[name] = lambda spec=spec: dropped(restart, lambda: ours(setup, spec))
+    for name in peers_here(setup, bench):
+        if name in ("torchvision", "webdataset"):
+            data = setup.data_for(name, setup.tree, ordinary)
+            way = lambda name=name, data=data: peer(setup, name, setup.spec(data))  # noqa: E731
+            ways[PEERS[name][0]] = lambda data=data, way=way: dropped(data, way)
+    take_turns(ways, bench.rounds, {"rate": bench})
+    yield bench
+
+
+def dropped(data: Path, way: Way) -> Answer:
+    drop_contents(data)
+    return way()
+
+
+SECTIONS = {section.__name__: section for section in (train, limit, gil, first, cold)}
 
 
 def main() -> None:
-    options = parse(__doc__)
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        folders = write_folders(pictures(options, scratch), scratch / "images" / "train")
-        (written,) = build_shards(
-            find_sources([folders], "train"), scratch / "shards", labels=None, classes=None,
-            seed=0, samples_per_shard=1000, workers=CORES, progress=Silent(),
-        )  # fmt: skip
-        urls = [str(written.folder / shard.name) for shard in written.manifest.shards]
-        loader = Loader(
-            Dataset.open(written.folder), TrainTransform(image_size=SIZE), global_batch=BATCH,
-            shuffle=True, drop_last=False, threads=CORES,
-        )  # fmt: skip
-        usual = DataLoader(
-            ImageFolder(str(folders), TRANSFORM), BATCH, shuffle=True, num_workers=CORES,
-            collate_fn=collate,
-        )  # fmt: skip
-        stream = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
-        stream = stream.shuffle(1000).decode("pil").map(decode).batched(BATCH, collation_fn=collate)
-        peer = webdataset.WebLoader(stream, batch_size=None, num_workers=CORES)
-        bench = Bench(unit="images/s", rounds=options.rounds)
-        bench.measure(
-            {
-                "ours, ordinary shards": lambda: rate(lambda: loader.epoch(0), options.count),
-                "torchvision ImageFolder, DataLoader": lambda: rate(lambda: usual, options.count),
-                "webdataset WebLoader": lambda: rate(lambda: peer, options.count),
-            }
-        )
-        loader.close()
-        bench.report("ours, ordinary shards", options)
+    more = argparse.ArgumentParser(add_help=False)
+    more.add_argument("--peers", default=sys.executable, help="a Python that has the libraries")
+    options = parse_sections(__doc__, SECTIONS, count=8000, quick_rounds=1, more=[more])
+    with tempfile.TemporaryDirectory(dir=options.disk) as disk:
+        folder = Path(disk)
+        setup = Setup(options=options, images=pictures(options, folder), folder=folder)
+        run_sections(SECTIONS, setup, options)
 
 
 if __name__ == "__main__":

@@ -319,6 +319,25 @@ def test_the_loader_takes_no_threads_from_the_model(shards: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+ONE_CORE = """
+import torch
+from shards.filling import start_threads
+
+torch.set_num_threads(3)
+with start_threads(4) as pool:
+    counts = {pool.submit(torch.get_num_threads).result() for _ in range(50)}
+assert counts == {1}, counts
+assert torch.get_num_threads() == 3
+"""
+
+
+def test_each_of_its_threads_uses_one_core() -> None:
+    """torch gives a thread the number that was set last anywhere, when it first asks for it."""
+    command = [sys.executable, "-c", ONE_CORE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_was_done_is_counted(train: Dataset) -> None:
     size = sum(len(train.read(number).data) for number in range(len(train)))
     with Loader(train, SMALL, global_batch=8, shuffle="full", drop_last=False, threads=2) as loader:

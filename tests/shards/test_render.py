@@ -25,7 +25,7 @@ from shards.decode import Way
 from shards.image import read_info
 from shards.loader import Loader
 from shards.order import draws
-from shards.render import Choice, Renderer
+from shards.render import Choice, Renderer, targets_of
 from shards.transform import EvalTransform, TrainTransform
 
 NOTHING = np.empty(0)
@@ -35,9 +35,10 @@ MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BI
 def rendered(
     transform: TrainTransform | EvalTransform, data: bytes, choice: Choice | None, size: int
 ) -> torch.Tensor:
-    target = torch.zeros((size, size, 3), dtype=torch.uint8)
+    images = torch.zeros((1, size, size, 3), dtype=torch.uint8)
+    (target,) = targets_of(images)
     Renderer(transform).render(memoryview(bytearray(data)), read_info(data), target, choice)
-    return target
+    return images[0]
 
 
 def pillow(data: bytes) -> Image.Image:

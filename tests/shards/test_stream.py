@@ -25,7 +25,7 @@ from shards.dataset import Dataset
 from shards.errors import DamagedData, ToolError, UsageError
 from shards.image import read_info
 from shards.loader import Batch
-from shards.render import Renderer
+from shards.render import Renderer, targets_of
 from shards.stream import StreamLoader
 from shards.transform import EvalTransform, TrainTransform
 
@@ -90,9 +90,10 @@ def test_pictures_are_cropped_and_decoded_as_the_loader_does_it(shards: Path) ->
     sizes = np.array([(each.info.width, each.info.height) for each in encoded])
     choices = renderer.choices(7, 0, np.arange(15), sizes[:, 0], sizes[:, 1])
     for found, each, choice in zip(batch.images, encoded, choices, strict=True):
-        expected = torch.empty(32, 32, 3, dtype=torch.uint8)
-        renderer.render(memoryview(each.data), each.info, expected, choice)
-        assert torch.equal(found, expected)
+        expected = torch.empty(1, 32, 32, 3, dtype=torch.uint8)
+        (target,) = targets_of(expected)
+        renderer.render(memoryview(each.data), each.info, target, choice)
+        assert torch.equal(found, expected[0])
 
 
 def test_the_same_seed_gives_the_same_and_another_rank_something_else(shards: Path) -> None:
