@@ -71,6 +71,27 @@ class _Command(click.Command):
             ctx.exit(failure.exit_code)
 
 
+class _TrainCommand(_Command):
+    """`resnet train`, which takes the command lines of the vendor's launcher as well."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # a shell completes a line that is not whole yet
+            return super().parse_args(ctx, args)
+        _refuse_strangers()
+        from shards.errors import UsageError
+        from training.vendor import translate
+
+        try:
+            translated = translate(args)
+        except UsageError as error:
+            _report(error)
+            ctx.exit(error.exit_code)
+        if translated.notices and _speaks_first():
+            for notice in translated.notices:
+                _say(f"note: {notice}")
+        return super().parse_args(ctx, translated.argv)
+
+
 def _refuse_strangers() -> None:
     """Our packages have common names: say so where another distribution's would be imported."""
     ours = Path(__file__).resolve().parent
@@ -102,6 +123,15 @@ def _joined_a_launch() -> bool:
     from training.launch import inside_launch
 
     return inside_launch()
+
+
+def _speaks_first() -> bool:
+    """Whether this process tells of the command line: a launcher's processes leave it to ours."""
+    from training.launch import LAUNCHER_VARIABLE
+
+    return not _joined_a_launch() or (
+        LAUNCHER_VARIABLE not in os.environ and os.environ["RANK"] == "0"
+    )
 
 
 def _report(failure: ToolError) -> None:
@@ -162,7 +192,9 @@ def _set_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta["traceback"] = value
 
 
-def _command(group: click.Group, name: str) -> Callable[[Function], click.Command]:
+def _command(
+    group: click.Group, name: str, cls: type[_Command] = _Command
+) -> Callable[[Function], click.Command]:
     """Add a command to a group, with the options that every command has."""
 
     def add(function: Function) -> click.Command:
@@ -174,7 +206,7 @@ def _command(group: click.Group, name: str) -> Callable[[Function], click.Comman
             callback=_set_traceback,
             help="Show the whole traceback of a failure.",
         )
-        return group.command(name, cls=_Command)(json_option(traceback_option(function)))
+        return group.command(name, cls=cls)(json_option(traceback_option(function)))
 
     return add
 
@@ -1281,7 +1313,7 @@ def resnet() -> None:
     """
 
 
-@_command(resnet, "train")
+@_command(resnet, "train", _TrainCommand)
 @click.option(
     "--shards",
     required=True,
@@ -1372,6 +1404,8 @@ def train(
 
     The run's folder gets checkpoints, best.pt, last.pt and log.jsonl (one object a line). Killed
     or stopped, the same command goes on with exactly the samples that are left.
+
+    Options of the vendor's run_resnet.py (--model_name, --dataset_path, ...) are taken as well.
     """
     from shards.parallel import cores_each
     from training.config import resolve
