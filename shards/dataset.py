@@ -51,6 +51,7 @@ class Dataset:
         keys: bytes, shape (N,), in canonical (ascending) order.
         labels: int32, shape (N,), by canonical number.
         widths, heights: uint32, shape (N,), pixels, by canonical number.
+        shards: uint32, shape (N,): the shard of each sample, by canonical number.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, index: Index) -> None:
@@ -64,9 +65,13 @@ class Dataset:
         self.labels: npt.NDArray[np.int32] = index["label"][rows]
         self.widths: npt.NDArray[np.uint32] = index["width"][rows]
         self.heights: npt.NDArray[np.uint32] = index["height"][rows]
-        self._rows = rows
-        self._index = index
-        self._shards = [shard.name for shard in manifest.shards]
+        self.shards: npt.NDArray[np.uint32] = index["shard"][rows]
+        # Copies, in canonical order: a map of a file that is truncated meanwhile ends the process.
+        self._offsets = index["offset"][rows]
+        self._sizes = index["size"][rows]
+        self._formats = index["format"][rows]
+        self._components = index["components"][rows]
+        self._files = [shard.name for shard in manifest.shards]
         self._reader = Reader(Layout.TAR, [folder / shard.name for shard in manifest.shards])
 
     @classmethod
@@ -87,22 +92,18 @@ class Dataset:
         return cls(folder, manifest, index)
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def shards(self) -> npt.NDArray[np.uint32]:
-        """The shard of every sample, as a number: uint32, shape (N,), by canonical number."""
-        shards: npt.NDArray[np.uint32] = self._index["shard"][self._rows]
-        return shards
+        return len(self.keys)
 
     def places(self, numbers: npt.NDArray[np.int64]) -> list[Place]:
         """Where samples lie, by their canonical numbers; all at once, as a batch needs it."""
-        rows = self._rows[numbers]
-        columns = ("shard", "offset", "size", "format", "width", "height", "components")
+        columns = (
+            self.shards, self._offsets, self._sizes,
+            self._formats, self.widths, self.heights, self._components,
+        )  # fmt: skip
         return [
             Place(shard, offset, size, ImageInfo(_FORMATS[kind], width, height, components))
             for shard, offset, size, kind, width, height, components in zip(
-                *(self._index[column][rows].tolist() for column in columns), strict=True
+                *(column[numbers].tolist() for column in columns), strict=True
             )
         ]
 
@@ -119,10 +120,9 @@ class Dataset:
 
     def describe(self, number: int) -> str:
         """Where a sample lies, for messages: shard, key, offset."""
-        row, index = int(self._rows[number]), self._index
-        shard = self._shards[int(index["shard"][row])]
-        key = index["key"][row].decode()
-        return f"{self.folder / shard}: sample {key} at byte {index['offset'][row]}"
+        shard = self._files[int(self.shards[number])]
+        key = self.keys[number].decode()
+        return f"{self.folder / shard}: sample {key} at byte {self._offsets[number]}"
 
     def close(self) -> None:
         """Close the shards."""

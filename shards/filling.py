@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import threading
 import time
 from dataclasses import dataclass, field
@@ -150,28 +149,3 @@ class Filler:
     def substituted(self) -> int:
         """Samples that another one stood in for."""
         return sum(own.substituted for own in list(self._owners))
-
-
-def start_threads(count: int) -> concurrent.futures.ThreadPoolExecutor:
-    """Threads in which torch uses one core each: parallelism is over images alone.
-
-    torch keeps its number of threads by thread, but the last one set anywhere is what a new
-    thread begins with. So all of ours are started first, and the caller's number is set again.
-    """
-    before = torch.get_num_threads()
-    pool = concurrent.futures.ThreadPoolExecutor(count, "loader", initializer=_use_one_core)
-    everyone = threading.Barrier(count + 1)
-    try:
-        for _ in range(count):
-            pool.submit(everyone.wait)
-        everyone.wait()
-    except BaseException:  # Ctrl-C: do not leave threads waiting for this one
-        everyone.abort()
-        raise
-    torch.set_num_threads(before)
-    return pool
-
-
-def _use_one_core() -> None:
-    torch.set_num_threads(1)
-    torch.get_num_threads()  # before its first question a thread takes the number that is set last

@@ -15,28 +15,29 @@ The loader knows nothing of torch.distributed; rank and world are arguments.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from shards.crew import Crew, Job
 from shards.dataset import Dataset
 from shards.decode import Way
 from shards.errors import UsageError
-from shards.filling import Filler, OnBad, start_threads
+from shards.filling import Filler, OnBad
 from shards.order import Shuffle, epoch_order, rank_slice, steps_per_epoch
 from shards.parallel import available_cores
 from shards.render import Renderer
 from shards.transform import EvalTransform, TrainTransform
 
-# Samples a thread takes at a time: enough to hide the cost of handing over work (about 30 us),
-# few enough that all threads end a batch together.
-_CHUNK: Final = 4
+# Samples a thread takes at a time: few, so that all threads end a batch together.
+_CHUNK: Final = 2
 # Handed-out batches whose images stay untouched: the newest and the one before it, so that a
 # copy to a device may still be under way when the next batch is asked for.
 _HELD: Final = 2
@@ -84,7 +85,7 @@ class LoaderStats:
 class _Pending:
     batch: Batch
     slot: int
-    parts: list[concurrent.futures.Future[int]]
+    job: Job
 
 
 class Loader:
@@ -157,10 +158,10 @@ class Loader:
             dtype=torch.uint8,
             pin_memory=pin_memory,
         )
-        self._free = collections.deque(range(len(self._ring)))
-        self._held: collections.deque[int] = collections.deque()
+        self._pending: collections.deque[_Pending] = collections.deque()
+        self._held: collections.deque[int] = collections.deque(maxlen=_HELD)
         self._live: Generator[Batch, None, None] | None = None
-        self._pool = start_threads(threads)
+        self._crew = Crew(threads, "loader")
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -177,7 +178,8 @@ class Loader:
         for a sample that cannot be decoded.
         """
         if self._live is not None:
-            self._live.close()  # gives its part of the ring back
+            self._live.close()
+        self._abandon()  # again: Ctrl-C may have come while the iteration ended
         self._next = (epoch, first_step)
         self._live = self._run(epoch, first_step)
         return self._live
@@ -191,36 +193,32 @@ class Loader:
             shards=self._dataset.shards if self._shuffle == "block" else None,
             window=self._window,
         )
-        pending: collections.deque[_Pending] = collections.deque()
         steps = iter(range(first_step, self.steps))
         try:
             while True:
                 while len(self._held) >= _HELD:
-                    self._free.append(self._held.popleft())
-                while len(pending) < self._prefetch and (step := next(steps, None)) is not None:
-                    self._begin(epoch, step, order, pending)
-                if not pending:
+                    self._held.popleft()
+                for step in itertools.islice(steps, self._prefetch - len(self._pending)):
+                    self._begin(epoch, step, order)
+                if not self._pending:
                     self._next = (epoch + 1, 0)
                     return
-                ready = pending[0]
+                ready = self._pending[0]
                 self._wait(ready)
-                pending.popleft()
-                self._held.append(ready.slot)
                 step = ready.batch.step + 1
                 self._next = (epoch, step) if step < self.steps else (epoch + 1, 0)
+                self._held.append(ready.slot)
+                self._pending.popleft()
                 yield ready.batch
         finally:
-            _abandon(pending)
-            # Ctrl-C may have come anywhere, so that none of the lists has a slot.
-            self._free = collections.deque(set(range(len(self._ring))) - set(self._held))
+            self._abandon()
 
-    def _begin(
-        self,
-        epoch: int,
-        step: int,
-        order: npt.NDArray[np.int64],
-        pending: collections.deque[_Pending],
-    ) -> None:
+    def _abandon(self) -> None:
+        """Leave what is under way undone: nobody writes to its slots any more."""
+        self._crew.abandon([each.job for each in self._pending])
+        self._pending.clear()
+
+    def _begin(self, epoch: int, step: int, order: npt.NDArray[np.int64]) -> None:
         """Choose a step's samples and set the threads to work on them."""
         start = step * self._global_batch
         global_size = min(self._global_batch, len(order) - start)
@@ -228,7 +226,7 @@ class Loader:
         positions = np.arange(start + first, start + last)
         samples = order[positions]
         size = self._size(epoch, step)
-        slot = self._free.popleft()
+        slot = self._free_slot()
         room = self._ring[slot, : len(samples) * size * size * 3]
         batch = Batch(
             images=room.view(len(samples), size, size, 3),
@@ -239,11 +237,15 @@ class Loader:
             step=step,
         )
         pictures = self._filler.prepare(epoch, samples, batch.labels, batch.images)
-        begun = _Pending(batch=batch, slot=slot, parts=[])
-        pending.append(begun)  # before there is work that would have to be waited for
-        for at in range(0, len(samples), _CHUNK):
-            part = self._pool.submit(self._filler.fill, pictures, slice(at, at + _CHUNK))
-            begun.parts.append(part)
+        parts = [slice(at, at + _CHUNK) for at in range(0, len(samples), _CHUNK)]
+        job = Job(partial(self._filler.fill, pictures), parts)
+        self._pending.append(_Pending(batch=batch, slot=slot, job=job))
+        self._crew.begin(job)
+
+    def _free_slot(self) -> int:
+        """A part of the ring that neither the threads nor the consumer have."""
+        used = {*self._held, *(each.slot for each in self._pending)}
+        return next(slot for slot in range(len(self._ring)) if slot not in used)
 
     def _size(self, epoch: int, step: int) -> int:
         if self._image_size is None:
@@ -258,7 +260,7 @@ class Loader:
 
     def _wait(self, ready: _Pending) -> None:
         started = time.perf_counter()
-        self._bytes += sum(part.result() for part in ready.parts)
+        self._bytes += ready.job.result()
         self._wait_seconds += time.perf_counter() - started
         self._samples += len(ready.batch.samples)
 
@@ -328,17 +330,11 @@ class Loader:
         """End the epoch under way and stop the threads."""
         if self._live is not None:
             self._live.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._abandon()
+        self._crew.close()
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _abandon(pending: collections.deque[_Pending]) -> None:
-    """Cancel what has not begun and wait for what has: their slots will be used again."""
-    parts = [part for each in pending for part in each.parts]
-    # wait() would never return for a cancelled part that no thread comes across any more.
-    concurrent.futures.wait([part for part in parts if not part.cancel()])

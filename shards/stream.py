@@ -24,9 +24,9 @@ from typing import Final, TypeAlias
 import numpy as np
 import torch
 
+from shards.crew import Crew, Job
 from shards.decode import Way
 from shards.errors import DamagedData, ToolError, UsageError
-from shards.filling import start_threads
 from shards.loader import Batch, LoaderStats
 from shards.parallel import available_cores
 from shards.render import Choice, Renderer, targets_of
@@ -47,7 +47,7 @@ class _Begun:
 
     batch: Batch
     bytes: int  # encoded
-    parts: list[concurrent.futures.Future[None]]
+    job: Job
 
 
 _Work: TypeAlias = "tuple[concurrent.futures.Future[_Begun], Callable[[], _Begun]]"
@@ -124,7 +124,7 @@ class StreamLoader:
         self._live: Generator[Batch, None, None] | None = None
         self._closed = False
         self._stop = StopSign()
-        self._pool = start_threads(threads)
+        self._crew = Crew(threads, "loader")
         self._reader = _Reader()
 
     def __len__(self) -> int:
@@ -154,13 +154,12 @@ class StreamLoader:
                 yield self._wait(pending.popleft())
         finally:
             for each in pending:
-                each.cancel()
+                _leave(each)
 
     def _wait(self, pending: concurrent.futures.Future[_Begun]) -> Batch:
         started = time.perf_counter()
         begun = pending.result()
-        for part in begun.parts:
-            part.result()
+        begun.job.result()
         self._wait_seconds += time.perf_counter() - started
         self._samples += len(begun.batch.labels)
         self._bytes += begun.bytes
@@ -193,14 +192,9 @@ class StreamLoader:
         )
         targets = targets_of(batch.images)
         chunks = [slice(at, at + _CHUNK) for at in range(0, len(samples), _CHUNK)]
-        return _Begun(
-            batch=batch,
-            bytes=sum(len(sample.data) for sample in samples),
-            parts=[
-                self._pool.submit(self._fill, samples[each], targets[each], choices[each])
-                for each in chunks
-            ],
-        )
+        job = Job(partial(self._fill, samples, targets, choices), chunks)
+        self._crew.begin(job)
+        return _Begun(batch=batch, bytes=sum(len(sample.data) for sample in samples), job=job)
 
     def _read(self, epoch: int, step: int) -> list[StreamSample]:
         started = time.perf_counter()
@@ -240,12 +234,17 @@ class StreamLoader:
         samples: list[StreamSample],
         targets: tuple[torch.Tensor, ...],
         choices: list[Choice | None],
-    ) -> None:
-        for sample, target, choice in zip(samples, targets, choices, strict=True):
+        part: slice,
+    ) -> int:
+        for at in range(*part.indices(len(samples))):
+            sample = samples[at]
             try:
-                self._renderer.render(memoryview(sample.data), sample.info, target, choice)
+                self._renderer.render(
+                    memoryview(sample.data), sample.info, targets[at], choices[at]
+                )
             except DamagedData as error:
                 raise DamagedData(f"{sample.place}: {error}") from None
+        return len(samples[part])
 
     # --- what is said of it, and its end ---
 
@@ -273,7 +272,7 @@ class StreamLoader:
             self._live.close()
         self._stop.set()
         self._reader.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._crew.close()
         self._forget_stream()
         self._stop.close()
 
@@ -282,6 +281,12 @@ class StreamLoader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _leave(pending: concurrent.futures.Future[_Begun]) -> None:
+    """Have a batch that nobody waits for made no further."""
+    if not pending.cancel() and pending.done() and pending.exception() is None:
+        pending.result().job.cancel()
 
 
 class _Reader:

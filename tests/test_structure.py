@@ -24,7 +24,9 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-MAKE_BATCHES = {f"shards.{name}" for name in ("loader", "filling", "render", "stream", "bench")}
+MAKE_BATCHES = {
+    f"shards.{name}" for name in ("loader", "crew", "filling", "render", "stream", "bench")
+}
 
 
 def imports_of(tree: ast.AST) -> set[str]:
@@ -119,4 +121,6 @@ def test_importing_every_module_says_and_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_no_package_is_called_tests() -> None:
-    assert not list((ROOT / "tests").rglob("__init__.py"))
+    """One package lies there, for processes that are given its folder: a stand-in's."""
+    found = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("__init__.py")}
+    assert {path.parts[:2] for path in found} == {("simulator", "torch_sdaa")}

@@ -321,12 +321,15 @@ def test_the_loader_takes_no_threads_from_the_model(shards: Path) -> None:
 
 ONE_CORE = """
 import torch
-from shards.filling import start_threads
+from shards.crew import Crew, Job
 
 torch.set_num_threads(3)
-with start_threads(4) as pool:
-    counts = {pool.submit(torch.get_num_threads).result() for _ in range(50)}
-assert counts == {1}, counts
+crew, counts = Crew(4, "test"), []
+job = Job(lambda part: counts.append(torch.get_num_threads()) or 1, [slice(0, 1)] * 50)
+crew.begin(job)
+assert job.result() == 50
+crew.close()
+assert set(counts) == {1}, counts
 assert torch.get_num_threads() == 3
 """
 
