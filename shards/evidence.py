@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from shards.agreement import index_findings, inner_findings
 from shards.anatomy import Anatomy
@@ -22,6 +23,9 @@ from shards.hashing import hash_file
 from shards.index import INDEX_NAME, Index
 from shards.manifest import MANIFEST_NAME, SUMS_NAME, File, Manifest, OtherVersion
 from shards.rebuild import extra_samples, extras_of, manifest_of, readers_of, shard_files
+
+# Where a run that makes shards, or an index of tars as they lie, keeps what it has done.
+BEGUN: Final = (f"{RECORDS}/shards", f"{RECORDS}/index")
 
 _SUM = re.compile(rb"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 
@@ -119,7 +123,7 @@ class Evidence:
         """The manifest that index and sums give."""
         if self.index is None or self.index_file is None:
             return None
-        shards = shard_files(self.index, self.folder, self.sums)
+        shards = shard_files(self.index, self.sums, self._sizes)
         extras = extras_of(self.index, shards, self.folder, self.sums)
         return manifest_of(self.index, self.index_file, shards, extras)
 
@@ -132,7 +136,8 @@ class Evidence:
         if findings:
             return findings
         told = {each.name: each.sha256 for each in manifest.files()}
-        shards = shard_files(index, self.folder, told)
+        sizes = {each.name: each.bytes for each in manifest.shards}
+        shards = shard_files(index, told, sizes)
         samples = {each.name: each.samples for each in manifest.extras}
         if (tuple(shards), file) != (manifest.shards, manifest.index) or (
             samples != extra_samples(shards, readers_of(samples))
@@ -147,8 +152,13 @@ class Evidence:
         """What the index alone says: a manifest without any SHA-256 of the shards."""
         if self.index is None or self.index_file is None:
             return None
-        shards = shard_files(self.index, self.folder, {})
+        shards = shard_files(self.index, {}, self._sizes)
         return manifest_of(self.index, self.index_file, shards, [])
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of the files that are there."""
+        return {path.name: path.stat().st_size for path in self.folder.iterdir() if path.is_file()}
 
     @property
     def vouched(self) -> bool:
@@ -173,12 +183,15 @@ def _read_manifest(folder: Path) -> tuple[Manifest | None, str]:
         return None, str(error)
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a folder has the records of a run that has still to write shards or an index."""
+    return any((folder / sign).is_dir() for sign in BEGUN)
+
+
 def _is_split(folder: Path) -> bool:
     """Whether a folder without a manifest holds shards that were finished once."""
-    unfinished = (folder / RECORDS / "shards").is_dir()
-    return not unfinished and any(
-        any(folder.glob(sign)) for sign in ("*.tar", INDEX_NAME, SUMS_NAME)
-    )
+    signs = ("*.tar", INDEX_NAME, SUMS_NAME)
+    return not is_begun(folder) and any(any(folder.glob(sign)) for sign in signs)
 
 
 def _read_index(path: Path) -> tuple[Index | None, str, File | None]:

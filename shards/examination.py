@@ -242,7 +242,8 @@ class _Examiner:
         if differs and not self.deep:
             found = compare(path, anatomy, deep=True, step=lambda _: stop.check())
         if wrong is None and not found.damage and anatomy.framed and found.sha256 != file.sha256:
-            return Found(file, found.sha256, self._told_wrong(file, found.sha256), told_wrong=True)
+            fault = self._other_digest(file, found.sha256)
+            return Found(file, found.sha256, fault, told_wrong=True)
         return Found(file, found.sha256, self._fault(file, found.sha256, wrong, found.damage))
 
     def _fault(
@@ -250,6 +251,9 @@ class _Examiner:
     ) -> Fault | None:
         """What to say of a file with this SHA-256, size (`wrong`) and damage, if anything."""
         path = self.folder / file.name
+        if wrong is not None and sha256 == file.sha256:
+            told = f"{file.bytes} bytes of {file.name}, which has {path.stat().st_size}"
+            return self._told_wrong(f"{told} and the SHA-256 that it says")
         if wrong is not None:
             said = wrong
         elif file.sha256 and sha256 != file.sha256:
@@ -267,12 +271,14 @@ class _Examiner:
             said = f"{said}; and {len(damage) - _SAID} more places"
         return Fault(file.name, said, damage)
 
-    def _told_wrong(self, file: File, sha256: str) -> Fault | None:
+    def _other_digest(self, file: File, sha256: str) -> Fault | None:
         """A shard that is byte for byte what the index says, but not what the manifest does."""
         if not file.sha256:
             return None
-        return Fault(
-            MANIFEST_NAME,
-            f"{self.folder / MANIFEST_NAME} was altered: it says SHA-256 {file.sha256} of "
-            f"{file.name}, which has {sha256} and is as the index says",
-        )
+        told = f"SHA-256 {file.sha256} of {file.name}, which has {sha256}"
+        return self._told_wrong(f"{told} and is as the index says")
+
+    def _told_wrong(self, told: str) -> Fault:
+        """A manifest that says what is not so of a file that is whole."""
+        path = self.folder / MANIFEST_NAME
+        return Fault(MANIFEST_NAME, f"{path} was altered: it says {told}")

@@ -52,21 +52,21 @@ def manifest_of(
     )
 
 
-def shard_files(index: Index, folder: Path, sums: Mapping[str, str]) -> list[File]:
+def shard_files(index: Index, sums: Mapping[str, str], sizes: Mapping[str, int]) -> list[File]:
     """The shards of an index with these SHA-256s ("" where unknown).
 
-    Bytes are those that the rows take, or, of shards that others made, those of the file there.
+    Bytes are those that the rows take. How long shards are that others made no index tells: those
+    have these `sizes` (0 where unknown).
     """
     names = read_header(index).files
     counts = np.bincount(index["shard"], minlength=len(names)).tolist()
     if index.header.get("layout") == SHARDS_LAYOUT:
-        sizes = shard_sizes(index)
+        lengths = shard_sizes(index)
     else:
-        paths = [folder / name for name in names]
-        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+        lengths = [sizes.get(name, 0) for name in names]
     return [
         File(name=name, bytes=size, sha256=sums.get(name, ""), samples=count)
-        for name, size, count in zip(names, sizes, counts, strict=True)
+        for name, size, count in zip(names, lengths, counts, strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.anatomy import Damage
-from shards.durable import RECORDS
+from shards.evidence import BEGUN
 from shards.examination import Examination, Fault, examine
 from shards.hashing import hash_file
 from shards.index import Index
@@ -47,7 +47,7 @@ def find_splits(path: Path) -> list[Path]:
 
     Raises ToolError where there is none, or one that was not finished.
     """
-    signs = (MANIFEST_NAME, "*.tar", f"{RECORDS}/shards")
+    signs = (MANIFEST_NAME, "*.tar", *BEGUN)
     inside = {
         path / each.relative_to(path).parts[0] for sign in signs for each in path.glob(f"*/{sign}")
     }

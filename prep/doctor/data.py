@@ -188,8 +188,16 @@ def _shards(held: HeldShards, path: Path) -> Finding:
 
 
 def _refused(path: Path, holdings: Holdings) -> Iterator[Finding]:
+    if holdings.unnamed is not None:
+        place = shlex.quote(str(holdings.unnamed))
+        yield note(
+            str(holdings.unnamed),
+            "class folders that do not say which split they are",
+            f"say it to the command: imagenet-prep shard {place} --split train --out DIR",
+        )
     if holdings.refused:
-        yield note(str(path), holdings.refused, "give --split to `imagenet-prep shard`")
+        remedy = "give the right one itself to `imagenet-prep shard`"
+        yield note(str(path), holdings.refused, remedy)
 
 
 def _missing(path: Path, holdings: Holdings, plan: Plan) -> Iterator[Finding]:

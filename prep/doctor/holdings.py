@@ -96,11 +96,16 @@ class HeldShards:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """All that was found in a folder; `refused` says why a folder of images was not taken."""
+    """All that was found in a folder.
+
+    `unnamed` is a folder of classes that does not say which split it is; `refused` says why
+    another folder of images was not taken.
+    """
 
     archives: tuple[HeldArchive, ...] = ()
     trees: tuple[Tree, ...] = ()
     shards: tuple[HeldShards, ...] = ()
+    unnamed: Path | None = None
     refused: str = ""
 
     def __add__(self, other: Holdings) -> Holdings:
@@ -108,13 +113,14 @@ class Holdings:
             archives=self.archives + other.archives,
             trees=self.trees + tuple(each for each in other.trees if each not in self.trees),
             shards=self.shards + other.shards,
+            unnamed=self.unnamed,
             refused=self.refused,
         )
 
     def without_strangers(self) -> Holdings:
         """The same but for archives of others, which lie in any folder."""
         known = (each for each in self.archives if each.usable or each.kind is not None)
-        return replace(self, archives=tuple(known), refused="")
+        return replace(self, archives=tuple(known), unnamed=None, refused="")
 
 
 def find_holdings(path: Path) -> Holdings:
@@ -124,7 +130,7 @@ def find_holdings(path: Path) -> Holdings:
     if (path / MANIFEST_NAME).is_file():  # one split; the others lie beside it
         path = path.parent
     found = _look(path)
-    if found.refused or any(tree.path == path for tree in found.trees):
+    if found.unnamed or found.refused or any(tree.path == path for tree in found.trees):
         return found  # its folders are classes
     folders = (each for each in _folders(_entries(path)) if each.name not in SPLITS)
     for folder in islice(folders, _FOLDERS):
@@ -140,10 +146,8 @@ def _look(folder: Path) -> Holdings:
     archives = [each for each in entries if each.name.endswith((".tar", *_COMPRESSED))]
     if shards and shards[0].path == folder:
         archives = []
-    trees, refused = _trees(places[1:] if archives else [folder])
-    return Holdings(
-        archives=tuple(_archives(archives)), trees=trees, shards=shards, refused=refused
-    )
+    found = _trees(places[1:] if archives else [folder])
+    return replace(found, archives=tuple(_archives(archives)), shards=shards)
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -207,15 +211,15 @@ def _judged(held: HeldArchive) -> HeldArchive:
 # --- folders ----------------------------------------------------------------------------------
 
 
-def _trees(places: Iterable[Path]) -> tuple[tuple[Tree, ...], str]:
-    """Splits that lie in folders, and why a folder of images was refused, if one was."""
+def _trees(places: Iterable[Path]) -> Holdings:
+    """Splits that lie in folders, and the folder of images that was not taken, if one was."""
     trees: list[Tree] = []
     for place in places:
         try:
             sources = find_sources([place], SPLITS.get(place.name))
         except UsageError as error:
             if _holds_classes(place):
-                return (), str(error)
+                return _refusal(place, str(error))
             continue
         except (ToolError, PermissionError):
             continue
@@ -224,7 +228,16 @@ def _trees(places: Iterable[Path]) -> tuple[tuple[Tree, ...], str]:
             if not nested or _holds_classes(source.path):
                 classes = len(_folders(_entries(source.path))) if nested else None
                 trees.append(Tree(split=source.split, path=source.path, classes=classes))
-    return tuple(trees), ""
+    return Holdings(trees=tuple(trees))
+
+
+def _refusal(place: Path, why: str) -> Holdings:
+    """Why a folder of classes was not taken: most often the name of its split alone is missing."""
+    try:
+        find_sources([place], "train")
+    except ToolError:
+        return Holdings(refused=why)
+    return Holdings(unnamed=place)
 
 
 def _holds_classes(folder: Path) -> bool:

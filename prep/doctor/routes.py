@@ -28,11 +28,16 @@ from shards.tar import BLOCK, padding
 _FRAME: Final = BLOCK + BLOCK // 2  # bytes of a member's header, and of its padding on average
 _LABEL: Final = 2 * BLOCK  # bytes of the member KEY.cls
 _INDEX: Final = 80  # bytes of an image in index.safetensors
+_IDX: Final = 80  # in the .idx of its shard
 _RECORD: Final = 60  # bytes of an image in what was read of a tar, until its split is written
 _INDEXED: Final = 62_000  # images a second: 1,331,167 tiny ones in 21 s, warm or cold, on 2 cores
 _SHARD: Final = 1000  # images
-_BESIDE_SHARDS: Final = 4  # the folder, index, manifest and sums
-_LINKED: Final = 10  # files of an indexed split: those four, its link, and records of the run
+# Files of a split besides its shards: the folder, index, manifest and sums, and the folder, the
+# lock, the folder and the plan of the records.
+_BESIDE_SHARDS: Final = 8
+_BESIDE_SPLITS: Final = 2  # the folder of all, and _info.json
+_EACH_SHARD: Final = 2  # a tar and its .idx
+_LINKED: Final = 10  # files of an indexed split: the first four, its link, and records of the run
 _MEMBERS: Final = 64  # of an archive that its number of images is estimated from
 DOWNLOADS: Final = "https://image-net.org/download-images"
 NEEDED: Final = {"train": ArchiveKind.TRAIN, "val": ArchiveKind.VALIDATION}  # for training
@@ -224,12 +229,14 @@ def _command(name: str, sources: Sequence[Path], out: Path) -> str:
 def _shards(loads: Sequence[Load], rates: Rates | None, cores: int, command: str) -> Route:
     images = sum(load.images for load in loads)
     image_bytes = sum(load.image_bytes for load in loads)
-    size = image_bytes + images * (_FRAME + _LABEL + _INDEX)
+    size = image_bytes + images * (_FRAME + _LABEL + _INDEX + _IDX)
     seconds = None
     if rates is not None:
         moving = sum(load.archive_bytes for load in loads) / rates.read + size / rates.write
         seconds = max(moving, image_bytes / (rates.hash * cores))
-    inodes = sum(math.ceil(load.images / _SHARD) + _BESIDE_SHARDS for load in loads)
+    shards = [math.ceil(load.images / _SHARD) for load in loads]
+    # One split after the other; until it is finished there is a record of each of its shards.
+    inodes = sum(shards) * _EACH_SHARD + max(shards) + len(loads) * _BESIDE_SHARDS + _BESIDE_SPLITS
     return Route(
         name="shards", bytes=size, inodes=inodes, seconds=seconds, headers=images, command=command
     )

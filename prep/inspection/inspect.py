@@ -22,8 +22,8 @@ from prep.inspection.plan import read_plan
 from prep.labels import class_list, find_labels
 from prep.sources import Source, collect, find_sources
 from shards.dataset import Dataset
-from shards.durable import RECORDS
 from shards.errors import ToolError, UsageError
+from shards.evidence import BEGUN
 from shards.image import ImageInfo
 from shards.index import INDEX_NAME, Index
 from shards.manifest import MANIFEST_NAME, Manifest
@@ -32,7 +32,7 @@ from shards.sample import UNLABELLED, Class, FoundImage, Layout, Samples
 from shards.verify import find_splits
 
 _NO_SPLIT: Final = "unknown"
-_SIGNS_OF_SHARDS: Final = (MANIFEST_NAME, f"{RECORDS}/shards", f"{RECORDS}/index")
+_SIGNS_OF_SHARDS: Final = (MANIFEST_NAME, *BEGUN)
 _NO_LABELS_OF_TEST: Final = "test images have none"
 
 

@@ -21,8 +21,8 @@ from prep.verification.folders import FolderReport, check_folders
 from prep.verification.md5sums import Sums
 from prep.verification.shards import ShardChecks, check_shards
 from prep.verification.tree import Place, find_places
-from shards.durable import RECORDS
 from shards.errors import ToolError, UsageError
+from shards.evidence import is_begun
 from shards.index import INDEX_NAME
 from shards.manifest import MANIFEST_NAME
 from shards.progress import Progress
@@ -191,7 +191,7 @@ def _archives_in(folder: Path, sums: Sums) -> list[Path]:
 
 def _is_shards(folder: Path) -> bool:
     """Whether a folder holds shards, finished or not."""
-    unfinished = (folder / RECORDS / "shards").is_dir() or any(folder.glob(_NUMBERED_TAR))
+    unfinished = is_begun(folder) or any(folder.glob(_NUMBERED_TAR))
     return unfinished or any((folder / name).is_file() for name in (MANIFEST_NAME, INDEX_NAME))
 
 

@@ -83,7 +83,7 @@ def test_where_nothing_is_the_way_begins_with_the_archives(tmp_path: Path) -> No
     assert "image-net.org" in found[TRAIN].remedy
     assert {found[name].status for name in (TRAIN, VAL)} == {Status.NOTE}
     assert [each.name for each in report.routes] == ["shards", "index", "class folders"]
-    assert "GB in 1,340 files" in found["route: shards"].found
+    assert "GB in 3,964 files" in found["route: shards"].found
     assert "186.4 MB in 20 files" in found["route: index"].found
     assert report.next.startswith("fetch ")
     assert list(tmp_path.iterdir()) == []
@@ -235,7 +235,26 @@ def test_images_of_an_unnamed_split_are_said_to_be_so(
     place = write_folders(tmp_path / "mine", {"cat": {"1.jpg": b""}, "dog": {"1.jpg": b""}})
     found = by_name(examine_data(place))[str(place)]
     assert found.status is Status.NOTE
-    assert "--split" in found.remedy
+    assert "--split" not in found.found  # which is no option of the doctor's
+    assert f"imagenet-prep shard {place} --split train --out DIR" in found.remedy
+
+
+@pytest.mark.parametrize("records", ["shards", "index"])
+@pytest.mark.parametrize("command", ["doctor", "inspect", "verify"])
+def test_every_command_names_what_is_unfinished_and_what_completes_it(
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    command: str,
+    records: str,
+) -> None:
+    (tmp_path / "train" / ".imagenet-prep" / records).mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "train"):
+        done = run("imagenet-prep", command, place)
+        said = done.stdout + done.stderr
+        assert "unfinished" in said, (place, said)
+        wanted, other = ("index", "shard") if records == "index" else ("shard", "index")
+        assert f"`imagenet-prep {wanted}` command" in said
+        assert f"`imagenet-prep {other}`" not in said
 
 
 # --- room -------------------------------------------------------------------------------------

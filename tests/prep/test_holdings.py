@@ -215,13 +215,24 @@ def test_folders_of_other_things_are_no_classes(tmp_path: Path) -> None:
     assert find_holdings(tmp_path) == Holdings()
 
 
-def test_images_of_an_unnamed_split_are_refused_with_the_reason(
+def test_two_folders_of_one_split_are_refused_with_the_reason(
+    write_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in ("val", "validation"):
+        write_folders(tmp_path / name, {"cat": {"1.jpg": b""}})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").touch()
+    found = find_holdings(tmp_path)
+    assert found.refused.endswith("are the split 'val'; give one of them")
+    assert (found.unnamed, found.trees) == (None, ())
+
+
+def test_class_folders_that_do_not_say_their_split_are_told_apart(
     write_folders: Callable[..., Path], tmp_path: Path
 ) -> None:
     write_folders(tmp_path / "mine", {"cat": {"1.jpg": b""}, "dog": {"1.jpg": b""}})
     found = find_holdings(tmp_path / "mine")
-    assert "--split train" in found.refused
-    assert not found.trees
+    assert (found.unnamed, found.refused, found.trees) == (tmp_path / "mine", "", ())
 
 
 # --- shards -----------------------------------------------------------------------------------

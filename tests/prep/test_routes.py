@@ -52,6 +52,21 @@ def test_shards_take_the_room_that_was_said(archives: SampleData, shards: Path, 
     assert taken * 0.9 < route.bytes < taken * 1.5
 
 
+def test_shards_take_as_many_files_as_were_said(
+    archives: SampleData,
+    disk: Disk,
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    """At the end, without the records of the run: two folders, the plan, one of each shard."""
+    place = Path(shutil.copytree(archives.train.parent, tmp_path / "data"))
+    route = Plan(place, find_holdings(place)).routes(disk, None, 1)[0]
+    assert run(*shlex.split(route.command)).returncode == 0
+    files = [place / "shards", *(place / "shards").rglob("*")]
+    assert len([path for path in files if path.suffix == ".idx"]) == 2
+    assert len(files) == route.inodes - len(["records", "plan"]) * 2 - 1
+
+
 def test_class_folders_take_the_room_that_was_said(
     archives: SampleData,
     disk: Disk,

@@ -92,6 +92,20 @@ def test_what_does_not_fit_together_is_not_opened(
     with pytest.raises(ToolError, match=reason) as raised:
         Dataset.open(shards_copy / "train")
     assert str(shards_copy / "train") in str(raised.value)
+    assert "`imagenet-prep verify" in str(raised.value)
+
+
+def test_what_is_lost_is_counted(shards_copy: Path) -> None:
+    folder = shards_copy / "train"
+    for number in (1, 3):
+        (folder / f"imagenet-train-{number:06d}.tar").unlink()
+    with pytest.raises(DamagedData) as raised:
+        Dataset.open(folder)
+    assert str(raised.value) == (
+        f"{folder}/imagenet-train-000001.tar is missing; 2 files are missing or of another "
+        f"size in all; `imagenet-prep verify {folder} --repair --source PATH`, with what the "
+        "shards were made of, makes it again"
+    )
 
 
 def change_index(folder: Path, column: str, row: int, value: object) -> None:

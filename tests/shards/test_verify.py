@@ -405,6 +405,48 @@ def test_shards_of_others_are_checked_too(foreign: Path) -> None:
     assert (report.findings, report.samples) == ((), 8)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tar: tar.unlink(), "is missing: it is a link to "),
+        (lambda tar: os.truncate(tar, tar.stat().st_size - 512), " bytes instead of "),
+        (lambda tar: os.truncate(tar, tar.stat().st_size + 512), " bytes instead of "),
+    ],
+)
+def test_a_linked_tar_that_is_gone_or_of_another_length_is_no_altered_manifest(
+    change: Callable[[Path], object], reason: str, foreign: Path
+) -> None:
+    link = sorted(foreign.glob("*.tar"))[1]
+    change(link.readlink())
+    report = verify_shards(foreign, workers=2, progress=Silent())
+    (finding,) = report.findings
+    assert finding.startswith(f"{link} ")
+    assert reason in finding
+    assert report.damaged == (link.name,)
+
+
+def test_a_tar_that_is_gone_and_a_manifest_that_was_altered_are_told_apart(foreign: Path) -> None:
+    flip(foreign / MANIFEST_NAME, 200)
+    link = min(foreign.glob("*.tar"))
+    link.readlink().unlink()
+    report = verify_shards(foreign, workers=2, progress=Silent())
+    assert [finding.partition(" ")[0] for finding in report.findings] == [
+        str(foreign / MANIFEST_NAME), str(link),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [-512, 512])
+def test_a_forged_manifest_of_a_shard_of_others_is_found(change: int, foreign: Path) -> None:
+    size = (foreign / "train-000001.tar").stat().st_size
+    edit_manifest(foreign, lambda body: body["shards"][1].update(bytes=size + change))
+    report = verify_shards(foreign, workers=2, progress=Silent())
+    said = f"{foreign / MANIFEST_NAME} was altered: it says {size + change} bytes of "
+    assert report.findings[0].startswith(
+        f"{said}train-000001.tar, which has {size} and the SHA-256"
+    )
+    assert report.damaged[0] == MANIFEST_NAME
+
+
 def test_a_damaged_sample_in_a_shard_of_others_is_named(foreign: Path) -> None:
     shard, key, offset, _ = place_of(foreign, 5)
     flip(foreign / shard, offset + 100)
@@ -434,6 +476,23 @@ def test_an_unfinished_split_is_no_success(shards_copy: Path) -> None:
     (shards_copy / "val" / RECORDS / "shards").mkdir()
     with pytest.raises(ToolError, match=f"{shards_copy}/val is unfinished"):
         verify_shards(shards_copy / "val", workers=1, progress=Silent())
+
+
+@pytest.mark.parametrize("command", ["shard", "index"])
+def test_a_split_that_was_begun_is_named_with_what_completes_it(
+    command: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "train"
+    (folder / RECORDS / {"shard": "shards"}.get(command, command)).mkdir(parents=True)
+    (folder / INDEX_NAME).touch()  # of a run that was killed before its manifest
+    said = f"{folder} is unfinished; run the `imagenet-prep {command}` command that began it again"
+    for place in (tmp_path, folder):
+        with pytest.raises(ToolError) as raised:
+            find_splits(place)
+        assert str(raised.value) == said
+    with pytest.raises(ToolError) as raised:
+        verify_shards(folder, workers=1, progress=Silent())
+    assert str(raised.value) == said
 
 
 def test_splits_that_changed_places_are_found(shards_copy: Path) -> None:
