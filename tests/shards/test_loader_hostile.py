@@ -596,6 +596,45 @@ def test_ctrl_c_ends_a_process_that_loads(how: str, shards: Path) -> None:
 # --- several loaders --------------------------------------------------------------------------
 
 
+ANYWHERE = """
+import random, signal, sys, threading
+from pathlib import Path
+import torch
+from shards.dataset import Dataset
+from shards.loader import Loader
+from shards.transform import TrainTransform
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+options = {"global_batch": 5, "threads": 2}
+dataset, generator = Dataset.open(Path(sys.argv[1])), random.Random(7)
+with Loader(dataset, TrainTransform(image_size=8), **options) as loader:
+    expected = [batch.images.clone() for batch in loader.epoch(1)]
+loader = Loader(dataset, TrainTransform(image_size=8), **options)
+signal.signal(signal.SIGALRM, interrupt)
+interrupts = 0
+while interrupts < 250:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, generator.uniform(0.0001, 0.02))
+        for epoch in range(1000):
+            for batch in loader.epoch(epoch):
+                pass
+    except KeyboardInterrupt:
+        interrupts += 1
+    found = [batch.images.clone() for batch in loader.epoch(1)]
+    assert all(map(torch.equal, found, expected)) and len(found) == len(expected), interrupts
+loader.close()
+assert threading.enumerate() == [threading.main_thread()]
+"""
+
+
+def test_ctrl_c_at_hundreds_of_moments_leaves_the_loader_usable(shards: Path) -> None:
+    command = [sys.executable, "-c", ANYWHERE, shards / "train"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_two_loaders_over_one_dataset_do_not_disturb_each_other(whole: Dataset) -> None:
     options = [{"seed": 1}, {"transform": EVAL, "shuffle": "none", "threads": 1}]
     expected = []
