@@ -1613,6 +1613,9 @@ def export(
     Input `input` (batch, 3, S, S), normalised RGB; output `output`, logits. Class names,
     normalisation, resize and crop are in the file's metadata. Needs the extra `export`.
     """
+    from training.device import prepare_environment
+
+    prepare_environment()
     from training.export import export_onnx
 
     report = export_onnx(
@@ -1640,6 +1643,9 @@ def info(path: Path, as_json: bool) -> None:
     Model, epochs, best result, data and configuration; for a run also its history. Nothing in
     the file is executed.
     """
+    from training.device import prepare_environment
+
+    prepare_environment()
     from training.info import describe
 
     found = describe(path)

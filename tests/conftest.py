@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from simulator import build as simulator
 
 from prep.build import BuildOptions, build_shards
 from prep.sample.data import SampleData, write_sample_data
@@ -165,6 +166,22 @@ def real_data() -> Path:
     if not place:
         pytest.skip("IMAGENET_RESNET_TEST_DATA does not name a folder with real pictures")
     return Path(place)
+
+
+# --- devices ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def simulated_sdaa(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The environment in which `import torch_sdaa` finds four simulated SPAs, for subprocesses."""
+    cache = getattr(request.config, "cache", None)
+    folder = cache.mkdir("simulator") if cache else tmp_path_factory.mktemp("simulator")
+    try:
+        return simulator.environment(folder)
+    except simulator.NoCompilerError as missing:
+        pytest.skip(str(missing))
 
 
 # --- processes --------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ torch is imported inside the functions on purpose: `prepare_environment` has to 
 because torch loads an installed torch_sdaa by itself (its backend autoload).
 
 Nothing in the `Sdaa` class could be run on the hardware; it follows the spellings of the
-vendor's published code (torch.sdaa, torch_sdaa.amp, the older torch_sdaa.core.sdaa_model).
+vendor's published code (torch.sdaa, torch_sdaa.amp, the older torch_sdaa.core.sdaa_model), and
+the tests run it on a simulated torch_sdaa with the same spellings (tests/simulator).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import importlib
 import importlib.util
 import os
 import re
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,9 @@ Precision = Literal["fp32", "fp16", "bf16"]
 SDAA_ENVIRONMENT: Mapping[str, str] = {
     # Weights in the layout the convolution library wants; the vendor's launcher sets it always.
     "TORCH_SDAA_CONV_WEIGHT_CHWN": "1",
+    # torch must not load torch_sdaa by itself: where that fails, `import torch` would fail, even
+    # for the CPU. We load it, where it is wanted, and say what is wrong.
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
 }
 _REMEDY = (
     "run inside the vendor's image, after `source /opt/tecoai/setvars.sh`, with the Python that "
@@ -220,16 +225,25 @@ class Sdaa(Device):
     def copied(self) -> Callable[[], None]:
         import torch
 
-        event = torch.sdaa.Event()  # type: ignore[attr-defined]
+        if not hasattr(torch, "sdaa"):
+            return self._reached
+        event = torch.sdaa.Event()
         event.record()
         wait: Callable[[], None] = event.synchronize
         return wait
+
+    def _reached(self) -> None:
+        """Wait for the queue, which is in order, without an event: older ones have none known."""
+        import torch
+
+        torch.ones((), device=self.torch_device).item()
 
     def manual_seed(self, seed: int) -> None:
         import torch
 
         torch.manual_seed(seed)
-        torch.sdaa.manual_seed_all(seed)  # type: ignore[attr-defined]
+        if hasattr(torch, "sdaa"):  # the vendor's code seeds an older one by torch alone
+            torch.sdaa.manual_seed_all(seed)
 
     def peak_memory(self) -> int | None:
         import torch
@@ -310,11 +324,26 @@ def _sdaa_devices() -> tuple[int, str]:
     if importlib.util.find_spec("torch_sdaa") is None:
         return 0, "torch_sdaa is not installed in this Python"
     try:
-        importlib.import_module("torch_sdaa")
+        with _stdout_to_stderr():  # it says its versions, and stdout is for results
+            importlib.import_module("torch_sdaa")
         count = int(_sdaa_api().device_count())
     except Exception as error:  # noqa: BLE001 - without a driver the import raises anything
         return 0, f"torch_sdaa does not load ({type(error).__name__}: {_first_line(error)})"
     return count, "" if count else "torch_sdaa sees no device"
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Lead what Python and libraries write to stdout to stderr."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _sdaa_api() -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from shards.errors import UsageError
-from training.device import DeviceRequest, choose
+from training.device import DeviceRequest, choose, device_count
 from training.launch import inside_launch
 
 
@@ -29,7 +29,14 @@ def processes_here(device: DeviceRequest, cards: int | None, nproc: int | None) 
         raise UsageError(
             f"--cards {cards}: there is no card to use ({chosen.reason}); on the CPU give --nproc"
         )
-    return (cards or 1) * chosen.processes_per_card
+    processes = (cards or 1) * chosen.processes_per_card
+    there = device_count(chosen)
+    if there is not None and processes > there:
+        raise UsageError(
+            f"--cards {cards or 1} is {processes} processes, but this machine shows {there} "
+            f"{chosen.kind} devices; give fewer cards, or --nproc {there}"
+        )
+    return processes
 
 
 def world_size(processes: int, nodes: int) -> int:

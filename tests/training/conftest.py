@@ -7,7 +7,7 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,15 @@ def one_thread() -> Iterator[None]:
 class Ranks:
     """A pool of processes; each job joins as many of them as it wants into a process group."""
 
-    def __init__(self, size: int) -> None:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(sys.path),
+    def __init__(self, size: int, extra: Mapping[str, str] | None = None) -> None:
+        extra = extra or {}
+        path = [extra.get("PYTHONPATH", ""), *sys.path]
+        environment = {
+            **os.environ,
+            **extra,
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
             "OMP_NUM_THREADS": "1",
+            "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # as the commands set it before they load torch
         }
         self._processes = [
             subprocess.Popen(
@@ -78,5 +83,13 @@ def _free_port() -> int:
 def ranks() -> Iterator[Ranks]:
     """Three processes, of which a job takes the first one, two or three."""
     pool = Ranks(LARGEST_WORLD)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def spas(simulated_sdaa: dict[str, str]) -> Iterator[Ranks]:
+    """Two processes in which torch_sdaa is the simulated one."""
+    pool = Ranks(2, simulated_sdaa)
     yield pool
     pool.close()
