@@ -161,7 +161,7 @@ def test_tars_as_they_lie_are_opened_alike(
     )
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_two_workers_give_every_sample_once(method: str, shards: Path) -> None:
     from torch.utils.data import DataLoader
 

@@ -327,6 +327,7 @@ def test_class_folders_are_trained_from_their_shards_beside_them(
     assert start_line(tmp_path / "run")["precision"] == "fp32"
 
 
+@pytest.mark.slow
 def test_the_pair_of_commands_trains_on_two_machines(
     start: Callable[..., subprocess.Popen[str]], shards: Path, tmp_path: Path
 ) -> None:
@@ -347,6 +348,7 @@ def test_the_pair_of_commands_trains_on_two_machines(
     assert start_line(tmp_path)["plan"]["world"] == 2
 
 
+@pytest.mark.slow
 def test_under_another_launcher_the_first_process_tells(
     script: Callable[[str], str], shards: Path, tmp_path: Path
 ) -> None:
