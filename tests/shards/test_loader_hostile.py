@@ -614,7 +614,7 @@ with Loader(dataset, TrainTransform(image_size=8), **options) as loader:
 loader = Loader(dataset, TrainTransform(image_size=8), **options)
 signal.signal(signal.SIGALRM, interrupt)
 interrupts = 0
-while interrupts < 250:
+while interrupts < 120:
     try:
         signal.setitimer(signal.ITIMER_REAL, generator.uniform(0.0001, 0.02))
         for epoch in range(1000):

@@ -24,6 +24,7 @@ def trainer(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_trainer_trains_and_goes_on_where_it_was(trainer: Path, shards: Path) -> None:
     said = []
     for epochs in (1, 2):

@@ -97,6 +97,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(shards: Path, tmp_path: 
         make_loader(streamed, asked, world, pin_memory=False)
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_one_shard_in_two_processes(
     shards: Path, tmp_path: Path, run: Command
 ) -> None:

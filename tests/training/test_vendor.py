@@ -289,6 +289,7 @@ def told_by(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if line.startswith("note: -")]
 
 
+@pytest.mark.slow
 def test_a_command_trains_in_two_processes_on_the_cpu(
     run: Run, shards: Path, tmp_path: Path
 ) -> None:
