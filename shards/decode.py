@@ -53,31 +53,27 @@ class Decoder:
         """The pixels of a box, or of the whole image: uint8 RGB of shape (height, width, 3).
 
         They are valid until the next call, and equal to those of the whole image decoded; grey
-        becomes three equal channels. With `shrink` (2, 4 or 8) a JPEG is decoded at that part of
-        its size, so the box has about 1 / shrink of its pixels. `data` must be writable and is
+        becomes three equal channels. With `shrink` (2, 4 or 8) a box is decoded at that part of
+        its size, so it has about 1 / shrink of its pixels. `data` must be writable and is
         as before at the end. `info` is what the index says.
 
         Raises DamagedData, with the reason alone, where the data cannot be decoded or has
         another size than that; the caller names the sample. What a header claims is compared
         first, so a damaged one allocates nothing.
         """
+        if box is None:
+            return self._decode_whole(data, info)
         pixels = None
         if not self._reference and info.format is Format.JPEG and info.components in (1, 3):
             frame = read_frame(data)
             if frame is not None and _is_as_said(frame, info):
                 pixels = self._decode_part(data, frame, box, shrink)
-        if pixels is None:
-            pixels = self._decode_whole(data, info)
-            return pixels if box is None else _inside(pixels, box)
-        return pixels
+        return _inside(self._decode_whole(data, info), box) if pixels is None else pixels
 
     def _decode_part(
-        self, data: memoryview, frame: Frame, box: Box | None, shrink: int
+        self, data: memoryview, frame: Frame, box: Box, shrink: int
     ) -> npt.NDArray[np.uint8] | None:
         """The box by the shortest way; None where the decoder is not content with the data."""
-        if box is None:
-            self.way = Way.WHOLE
-            return self._run(data, frame.height, frame.width, shrink)
         cut = self._cutter.cut(data, frame, box)
         if cut is not None:
             pixels = self._run(memoryview(cut.data), cut.height, cut.width, shrink)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -14,6 +13,7 @@ import torch
 from shards.dataset import Dataset, Place
 from shards.errors import DamagedData
 from shards.order import draws
+from shards.parallel import PerThread
 from shards.render import Choice, Renderer, targets_of
 
 OnBad: TypeAlias = Literal["raise", "substitute"]
@@ -62,8 +62,7 @@ class Filler:
         self.renderer = renderer
         self._seed = seed
         self._on_bad = on_bad
-        self._local = threading.local()
-        self._owners: list[_Own] = []
+        self._own = PerThread(_Own)
 
     def prepare(
         self,
@@ -91,7 +90,7 @@ class Filler:
         Raises DamagedData, naming shard, key and offset, for a sample that cannot be decoded,
         unless another one stands in for it.
         """
-        own, total = self._mine(), 0
+        own, total = self._own.mine(), 0
         for at in range(*part.indices(len(pictures))):
             place, target = pictures.places[at], pictures.targets[at]
             try:
@@ -132,20 +131,12 @@ class Filler:
             return place
         raise DamagedData(f"{reason}; and so are {len(others)} others that could stand in for it")
 
-    def _mine(self) -> _Own:
-        try:
-            own: _Own = self._local.own
-        except AttributeError:
-            own = self._local.own = _Own()
-            self._owners.append(own)
-        return own
-
     @property
     def read_seconds(self) -> float:
         """Time spent reading, over all threads."""
-        return sum(own.read_seconds for own in list(self._owners))
+        return sum(own.read_seconds for own in self._own.all())
 
     @property
     def substituted(self) -> int:
         """Samples that another one stood in for."""
-        return sum(own.substituted for own in list(self._owners))
+        return sum(own.substituted for own in self._own.all())

@@ -33,7 +33,7 @@ from shards.errors import UsageError
 from shards.filling import Filler, OnBad
 from shards.order import Shuffle, epoch_order, rank_slice, steps_per_epoch
 from shards.parallel import available_cores
-from shards.render import Renderer
+from shards.render import Renderer, Tally
 from shards.transform import EvalTransform, TrainTransform
 
 # Samples a thread takes at a time: few, so that all threads end a batch together.
@@ -79,6 +79,29 @@ class LoaderStats:
     augment_seconds: float
     ways: Mapping[str, int]  # pictures by the way they were decoded, see `shards.decode.Way`
     substituted: int  # samples that another one stood in for
+
+
+def stats_of(
+    tally: Tally,
+    *,
+    samples: int,
+    bytes: int,  # noqa: A002 - as the field is called
+    wait_seconds: float,
+    read_seconds: float,
+    substituted: int = 0,
+) -> LoaderStats:
+    """What a loader counted, with what its threads did."""
+    return LoaderStats(
+        samples=samples,
+        bytes=bytes,
+        wait_seconds=wait_seconds,
+        read_seconds=read_seconds,
+        decode_seconds=tally.decode_seconds,
+        resize_seconds=tally.resize_seconds,
+        augment_seconds=tally.augment_seconds,
+        ways={way.name.lower(): count for way, count in zip(Way, tally.ways, strict=True)},
+        substituted=substituted,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,16 +291,12 @@ class Loader:
 
     def stats(self) -> LoaderStats:
         """What was done up to now."""
-        tally = self._filler.renderer.tally()
-        return LoaderStats(
+        return stats_of(
+            self._filler.renderer.tally(),
             samples=self._samples,
             bytes=self._bytes,
             wait_seconds=self._wait_seconds,
             read_seconds=self._filler.read_seconds,
-            decode_seconds=tally.decode_seconds,
-            resize_seconds=tally.resize_seconds,
-            augment_seconds=tally.augment_seconds,
-            ways={way.name.lower(): count for way, count in zip(Way, tally.ways, strict=True)},
             substituted=self._filler.substituted,
         )
 

@@ -9,10 +9,11 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Own = TypeVar("Own")
 
 
 class Stopped(Exception):
@@ -33,6 +34,28 @@ class Stop:
         """Raise Stopped where the work is to end."""
         if self._event.is_set():
             raise Stopped
+
+
+class PerThread(Generic[Own]):
+    """One thing for each thread that asks for its own, which lives as long as this does."""
+
+    def __init__(self, make: Callable[[], Own]) -> None:
+        self._make = make
+        self._local = threading.local()
+        self._all: list[Own] = []
+
+    def mine(self) -> Own:
+        """This thread's, made when it asks for the first time."""
+        try:
+            own: Own = self._local.own
+        except AttributeError:
+            own = self._local.own = self._make()
+            self._all.append(own)
+        return own
+
+    def all(self) -> list[Own]:
+        """Those of all threads that have asked."""
+        return list(self._all)
 
 
 def available_cores() -> int:

@@ -6,7 +6,6 @@ epoch, sample); so whoever makes the picture makes the same one.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from shards.decode import Decoder, Way
 from shards.errors import DamagedData
 from shards.image import LARGEST_PIXELS, ImageInfo
 from shards.order import draws
+from shards.parallel import PerThread
 from shards.transform import EvalTransform, Interpolation, TrainTransform
 
 # What torch.nn.functional.interpolate(antialias=True) calls: interpolate itself allocates its
@@ -73,8 +73,7 @@ class Renderer:
 
     def __init__(self, transform: TrainTransform | EvalTransform) -> None:
         self.transform = transform
-        self._own = threading.local()
-        self._tallies: list[Tally] = []
+        self._own = PerThread(self._start)
 
     def choices(
         self,
@@ -107,7 +106,7 @@ class Renderer:
         It may have any size, whatever the transform's is. `data` must be writable and is as
         before at the end. Raises DamagedData, with the reason alone.
         """
-        decoder, tally = self._mine()
+        decoder, tally = self._own.mine()
         started = time.perf_counter()
         if choice is None:
             pixels = decoder.decode(data, info)
@@ -123,20 +122,13 @@ class Renderer:
             self._augment(target, choice)
             tally.augment_seconds += time.perf_counter() - resized
 
-    def _mine(self) -> tuple[Decoder, Tally]:
-        """This thread's decoder and tally."""
-        try:
-            return self._own.decoder, self._own.tally
-        except AttributeError:
-            self._own.decoder = Decoder(reference=self.transform.decoder == "pil")
-            self._own.tally = Tally()
-            self._tallies.append(self._own.tally)
-            return self._own.decoder, self._own.tally
+    def _start(self) -> tuple[Decoder, Tally]:
+        return Decoder(reference=self.transform.decoder == "pil"), Tally()
 
     def tally(self) -> Tally:
         """The sums over all threads up to now."""
         total = Tally()
-        for each in list(self._tallies):
+        for _, each in self._own.all():
             total.add(each)
         return total
 

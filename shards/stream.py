@@ -25,9 +25,8 @@ import numpy as np
 import torch
 
 from shards.crew import Crew, Job
-from shards.decode import Way
 from shards.errors import DamagedData, ToolError, UsageError
-from shards.loader import Batch, LoaderStats
+from shards.loader import Batch, LoaderStats, stats_of
 from shards.parallel import available_cores
 from shards.render import Choice, Renderer, targets_of
 from shards.transform import EvalTransform, TrainTransform
@@ -250,17 +249,12 @@ class StreamLoader:
 
     def stats(self) -> LoaderStats:
         """What was done up to now; reading counts the time of the one thread that reads."""
-        tally = self._renderer.tally()
-        return LoaderStats(
+        return stats_of(
+            self._renderer.tally(),
             samples=self._samples,
             bytes=self._bytes,
             wait_seconds=self._wait_seconds,
             read_seconds=self._read_seconds,
-            decode_seconds=tally.decode_seconds,
-            resize_seconds=tally.resize_seconds,
-            augment_seconds=tally.augment_seconds,
-            ways={way.name.lower(): count for way, count in zip(Way, tally.ways, strict=True)},
-            substituted=0,
         )
 
     def close(self) -> None:
