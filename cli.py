@@ -1311,6 +1311,9 @@ def resnet() -> None:
 
     A run that was stopped, killed or finished is gone on with by the same command.
     """
+    from training.device import prepare_environment
+
+    prepare_environment()  # before whichever command imports torch
 
 
 @_command(resnet, "train", _TrainCommand)
@@ -1488,10 +1491,8 @@ def _require_splits(shards: Path, *splits: str) -> None:
 
 def _launch_if_several(processes: int, nodes: int, node_rank: int, master: str | None) -> None:
     """Start this command once for each process and exit, unless this is one of them already."""
-    from training.device import prepare_environment
     from training.launch import inside_launch, launch
 
-    prepare_environment()
     if inside_launch() or processes * nodes == 1:
         return
     code = launch(sys.argv[1:], nproc=processes, nodes=nodes, node_rank=node_rank, master=master)
@@ -1613,9 +1614,6 @@ def export(
     Input `input` (batch, 3, S, S), normalised RGB; output `output`, logits. Class names,
     normalisation, resize and crop are in the file's metadata. Needs the extra `export`.
     """
-    from training.device import prepare_environment
-
-    prepare_environment()
     from training.export import export_onnx
 
     report = export_onnx(
@@ -1643,9 +1641,6 @@ def info(path: Path, as_json: bool) -> None:
     Model, epochs, best result, data and configuration; for a run also its history. Nothing in
     the file is executed.
     """
-    from training.device import prepare_environment
-
-    prepare_environment()
     from training.info import describe
 
     found = describe(path)
