@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from simulator import build as simulator
+from trees import tar
 
 from prep.build import BuildOptions, build_shards
 from prep.sample.data import SampleData, write_sample_data
@@ -101,7 +101,7 @@ def write_tar() -> Callable[..., Path]:
 
     def write(path: Path, members: Mapping[str, bytes], layout: int = tarfile.USTAR_FORMAT) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_tar_bytes(members, layout))
+        path.write_bytes(tar(members, layout))
         return path
 
     return write
@@ -112,23 +112,10 @@ def write_train_tar(write_tar: Callable[..., Path]) -> Callable[..., Path]:
     """Write a tar of tars, as the training archive is, from {wnid: {name: bytes}}."""
 
     def write(path: Path, classes: Mapping[str, Mapping[str, bytes]]) -> Path:
-        inner = {
-            f"{wnid}.tar": _tar_bytes(images, tarfile.GNU_FORMAT)
-            for wnid, images in classes.items()
-        }
+        inner = {f"{wnid}.tar": tar(images, tarfile.GNU_FORMAT) for wnid, images in classes.items()}
         return write_tar(path, inner)
 
     return write
-
-
-def _tar_bytes(members: Mapping[str, bytes], layout: int) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=layout) as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return file.getvalue()
 
 
 @pytest.fixture(scope="session")

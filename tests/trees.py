@@ -31,10 +31,10 @@ def tree(out: Path) -> Tree:
     }
 
 
-def tar(members: Mapping[str, bytes]) -> bytes:
+def tar(members: Mapping[str, bytes], layout: int = tarfile.DEFAULT_FORMAT) -> bytes:
     """A tar as tarfile writes it."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
+    with tarfile.open(fileobj=file, mode="w", format=layout) as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -110,19 +111,26 @@ def machine() -> dict[str, object]:
     }
 
 
-def parse(
+def parse_sections(
     description: str,
+    sections: Collection[str],
     *,
-    count: int = 6000,
+    count: int,
     quick_rounds: int = 2,
-    more: Sequence[argparse.ArgumentParser] = (),
+    peers: bool = False,
 ) -> argparse.Namespace:
-    """The options that all benchmarks have and those of `more`; --quick takes count / 10."""
+    """The options that all benchmarks have, --peers where wanted; --quick takes count / 10."""
     parser = argparse.ArgumentParser(
-        description=description,
-        parents=list(more),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
+    parser.add_argument("--memory", type=Path, default="/dev/shm", help="a tmpfs")  # noqa: S108
+    parser.add_argument("--disk", type=Path, default=tempfile.gettempdir(), help="a folder on disk")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw bars of them")
+    if peers:
+        parser.add_argument(
+            "--peers", default=sys.executable, help="a Python that has the libraries"
+        )
     parser.add_argument("--images", type=Path, help="tar or folder of JPEGs to work on")
     parser.add_argument("--count", type=int, help="pictures; the given ones are repeated")
     parser.add_argument("--rounds", type=int, help="how often each way runs")
@@ -131,24 +139,6 @@ def parse(
     options = parser.parse_args()
     options.count = options.count or (count // 10 if options.quick else count)
     options.rounds = options.rounds or (quick_rounds if options.quick else 5)
-    return options
-
-
-def parse_sections(
-    description: str,
-    sections: Collection[str],
-    *,
-    count: int,
-    quick_rounds: int = 2,
-    more: Sequence[argparse.ArgumentParser] = (),
-) -> argparse.Namespace:
-    """The options of `parse`, names of sections, and where to work."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(sections))
-    parser.add_argument("--memory", type=Path, default="/dev/shm", help="a tmpfs")  # noqa: S108
-    parser.add_argument("--disk", type=Path, default=tempfile.gettempdir(), help="a folder on disk")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw bars of them")
-    options = parse(description, count=count, quick_rounds=quick_rounds, more=[parser, *more])
     unknown = set(options.sections) - set(sections)
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(sections)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,16 @@ class Place:
         """Take a folder back."""
         if not self.keep:
             shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def places(options: argparse.Namespace) -> Iterator[tuple[Place, Place]]:
+    """A tmpfs and a disk, as --memory and --disk say; nothing on the disk goes before the end."""
+    with (
+        tempfile.TemporaryDirectory(dir=options.memory) as memory,
+        tempfile.TemporaryDirectory(dir=options.disk) as disk,
+    ):
+        yield Place(Path(memory), keep=False), Place(Path(disk), keep=True)
 
 
 def wait_for_rest() -> None:

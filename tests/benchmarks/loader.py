@@ -26,7 +26,6 @@ All of it at full size takes 20 GB of disk.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -251,9 +250,7 @@ SECTIONS = {section.__name__: section for section in (train, limit, gil, first, 
 
 
 def main() -> None:
-    more = argparse.ArgumentParser(add_help=False)
-    more.add_argument("--peers", default=sys.executable, help="a Python that has the libraries")
-    options = parse_sections(__doc__, SECTIONS, count=8000, quick_rounds=1, more=[more])
+    options = parse_sections(__doc__, SECTIONS, count=8000, quick_rounds=1, peers=True)
     with tempfile.TemporaryDirectory(dir=options.disk) as disk:
         folder = Path(disk)
         setup = Setup(options=options, images=pictures(options, folder), folder=folder)

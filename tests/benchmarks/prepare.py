@@ -27,14 +27,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from _bench import Bench, parse_sections, pictures, run_sections, write_folders
-from _commands import OURS, Place, drop_caches, space, timed, watch
+from _commands import OURS, Place, drop_caches, places, space, timed, watch
 from shard import add, write_archive
 
 from prep.ilsvrc import CLASSES, TRAIN_IMAGES, VALIDATION_IMAGES
@@ -260,15 +259,9 @@ SECTIONS = {section.__name__: section for section in (extract, val, peak, verify
 
 def main() -> None:
     options = parse_sections(__doc__, SECTIONS, count=10_000)
-    with (
-        tempfile.TemporaryDirectory(dir=options.memory) as memory,
-        tempfile.TemporaryDirectory(dir=options.disk) as disk,
-    ):
+    with places(options) as (memory, disk):
         setup = Setup(
-            options=options,
-            images=pictures(options, Path(disk)),
-            memory=Place(Path(memory), keep=False),
-            disk=Place(Path(disk), keep=True),
+            options=options, images=pictures(options, disk.folder), memory=memory, disk=disk
         )
         run_sections(SECTIONS, setup, options)
 

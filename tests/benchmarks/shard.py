@@ -27,14 +27,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from _bench import Bench, parse_sections, pictures, run_sections, write_folders
-from _commands import OURS, Place, drop_caches, timed, watch
+from _commands import OURS, Place, drop_caches, places, timed, watch
 
 from prep.ilsvrc import TRAIN_IMAGES, VALIDATION_IMAGES
 from shards.durable import sync_file_system
@@ -265,18 +264,10 @@ SECTIONS = {section.__name__: section for section in (write, restart, verify, sc
 
 
 def main() -> None:
-    more = argparse.ArgumentParser(add_help=False)
-    more.add_argument("--peers", default=sys.executable, help="a Python that has the libraries")
-    options = parse_sections(__doc__, SECTIONS, count=10_000, more=[more])
-    with (
-        tempfile.TemporaryDirectory(dir=options.memory) as memory,
-        tempfile.TemporaryDirectory(dir=options.disk) as disk,
-    ):
+    options = parse_sections(__doc__, SECTIONS, count=10_000, peers=True)
+    with places(options) as (memory, disk):
         setup = Setup(
-            options=options,
-            images=pictures(options, Path(disk)),
-            memory=Place(Path(memory), keep=False),
-            disk=Place(Path(disk), keep=True),
+            options=options, images=pictures(options, disk.folder), memory=memory, disk=disk
         )
         run_sections(SECTIONS, setup, options)
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from trees import tar
 
 from shards.dataset import Dataset
 from shards.errors import DamagedData, ToolError, UsageError
@@ -44,16 +45,6 @@ def pattern(shards: Path) -> str:
     return f"{shards}/train/imagenet-train-00000{{0..3}}.tar"
 
 
-def tar_of(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
 @pytest.fixture
 def one(tmp_path: Path, jpeg: Callable[[int], bytes]) -> Path:
     """A shard of ten samples; sample i has label i."""
@@ -62,7 +53,7 @@ def one(tmp_path: Path, jpeg: Callable[[int], bytes]) -> Path:
         members[f"k{number}.jpg"] = jpeg(number)
         members[f"k{number}.cls"] = b"%d" % number
     path = tmp_path / "x-000.tar"
-    path.write_bytes(tar_of(members))
+    path.write_bytes(tar(members))
     return path
 
 
@@ -174,7 +165,7 @@ def test_labels_are_taken_from_json(tmp_path: Path, jpeg: Callable[[int], bytes]
         members[f"a/{number}.json"] = json.dumps({"meta": {"label": number}}).encode()
         members[f"a/{number}.txt"] = b"a caption"
     path = tmp_path / "x.tar"
-    path.write_bytes(tar_of(members))
+    path.write_bytes(tar(members))
     (batch,) = load(str(path), steps=1, shuffle=1, label_field="meta.label")
     assert batch.labels.tolist() == [0, 1, 2, 3]
 
@@ -200,7 +191,7 @@ def test_a_sample_that_cannot_be_used_is_named_by_url_and_key(
     jpeg: Callable[[int], bytes],
 ) -> None:
     full = {name: jpeg(0) if data is None else data for name, data in members.items()}
-    one.write_bytes(tar_of({"good.jpg": jpeg(1), "good.cls": b"0"} | full))
+    one.write_bytes(tar({"good.jpg": jpeg(1), "good.cls": b"0"} | full))
     with pytest.raises(DamagedData) as raised:
         load(str(one), **options)
     if "label_field" not in options:
@@ -212,7 +203,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(one: Path, picture: Any) -> N
     whole = picture("colour.jpg")
     broken = whole[: whole.index(b"\xff\xda")] + b"\xff\xd9"
     assert read_info(broken)
-    one.write_bytes(tar_of({"a/k.jpg": broken, "a/k.cls": b"0"}))
+    one.write_bytes(tar({"a/k.jpg": broken, "a/k.cls": b"0"}))
     with pytest.raises(DamagedData, match="cannot be decoded") as raised:
         load(str(one))
     assert str(raised.value).startswith(f"{one}: sample a/k: ")
@@ -272,8 +263,8 @@ def test_what_follows_the_end_of_a_tar_is_not_passed_over(one: Path) -> None:
         (bytes(10240), "holds no samples"),
         (b"", "truncated"),
         (b"no tar" * 1000, "is not a tar archive"),
-        (tar_of({"readme": b"words"}), "holds no samples"),
-        (tar_of({"../k.jpg": b"", "../k.cls": b"0"}), "outside its folder"),
+        (tar({"readme": b"words"}), "holds no samples"),
+        (tar({"../k.jpg": b"", "../k.cls": b"0"}), "outside its folder"),
     ],
 )
 def test_a_shard_that_is_none_is_named(content: bytes, reason: str, one: Path) -> None:
