@@ -143,6 +143,16 @@ def drop_caches(tree: Path) -> None:
     drop_contents(tree)
 
 
+def warm_contents(tree: Path) -> None:
+    """Read what the files of a tree hold, so that all who are compared find it in memory.
+
+    A virtual machine's host may have taken away even pages that the page cache still has.
+    """
+    for path in tree.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+
+
 def drop_contents(tree: Path) -> None:
     """Take what the files of a tree hold out of the page cache, and nothing else."""
     sync_file_system(tree)

@@ -37,6 +37,7 @@ class Spec:
     listed: int = 0  # pretend to have so many files
     shuffle: str = "full"  # ours alone
     window: int = 16  # ours alone: shards that block shuffle mixes
+    cold: bool = False  # its data are not to be in the page cache
 
     @property
     def edge(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from _bench import Bench
-from _commands import wait_for_rest
+from _commands import wait_for_rest, warm_contents
 from _measured import Spec
 from _pictures import Setup
 
@@ -62,6 +62,8 @@ def peer(setup: Setup, name: str, spec: Spec) -> Answer:
 
 def answer(setup: Setup, *command: object, spec: Spec) -> Answer:
     """What a process of its own measured; LookupError says why there is nothing."""
+    if not setup.options.quick and not spec.cold:
+        warm_contents(Path(spec.data))
     if not setup.options.quick:
         wait_for_rest()
     asked = dataclasses.replace(spec, asked=time.time())

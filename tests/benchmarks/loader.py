@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from _bench import Bench, parse_sections, pictures, run_sections
-from _commands import OURS, drop_contents, timed, wait_for_rest
+from _commands import OURS, drop_contents, timed, wait_for_rest, warm_contents
 from _lock import Watcher
 from _pictures import Setup
 from _processes import (
@@ -125,6 +125,7 @@ def limit(setup: Setup) -> Iterator[Bench]:
 
 def bare(setup: Setup, folder: Path) -> Answer:
     """As many processes as cores, begun together; the sum of what they reach."""
+    warm_contents(folder)
     command = (sys.executable, HERE / "_ours.py", "bare")
     specs = [setup.spec(folder, skip=number) for number in range(available_cores())]
     processes = [begin(*command, json.dumps(vars(spec))) for spec in specs]
@@ -230,12 +231,13 @@ def cold(setup: Setup) -> Iterator[Bench]:
         "ours, block shuffle of 4 shards": {"shuffle": "block", "window": 4},
         "ours, no shuffle": {"shuffle": "none"},
     }.items():
-        spec = setup.spec(restart, **changes)
+        spec = setup.spec(restart, cold=True, **changes)
         ways[name] = lambda spec=spec: dropped(restart, lambda: ours(setup, spec))
     for name in peers_here(setup, bench):
         if name in ("torchvision", "webdataset"):
             data = setup.data_for(name, setup.tree, ordinary)
-            way = lambda name=name, data=data: peer(setup, name, setup.spec(data))  # noqa: E731
+            spec = setup.spec(data, cold=True)
+            way = lambda name=name, spec=spec: peer(setup, name, spec)  # noqa: E731
             ways[PEERS[name][0]] = lambda data=data, way=way: dropped(data, way)
     take_turns(ways, bench.rounds, {"rate": bench})
     yield bench
