@@ -4,7 +4,7 @@
 
 MADE_WITH := $(shell { read -r python < .venv/made-with && echo "$$python"; } 2> /dev/null)
 PYTHON ?= $(or $(MADE_WITH),python3)
-EXTRAS ?= dev,export
+EXTRAS ?= dev,export,report
 ARCHIVES ?= data/archives
 DATA ?= data/images
 VAL ?= $(DATA)/val
@@ -20,10 +20,11 @@ ALLOW_CPU ?=
 sh = '$(subst ','\'',$($1))'
 
 BIN := .venv/bin
+TRAINER_TESTS := $(wildcard $(addprefix tests/training/test_,$(addsuffix .py,trainer evaluate streamed)))
 DEMO_TRAIN := --model resnet18 --nproc 2 --image-size 64 --epochs 8 --batch-size 32
 
 .DEFAULT_GOAL := help
-.PHONY: help install simd demo test test-all check bench extract organize shard verify train eval export docker clean
+.PHONY: help install simd demo test test-all test-sdaa check bench doctor extract organize shard verify train eval export report docker clean
 
 help: ## list the targets and the variables
 	@awk -F ' *## *' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +69,9 @@ test-all: EXTRAS := $(EXTRAS),readers
 test-all: install ## the slow tests too, and those with the extra `readers` (1 GB)
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
+test-sdaa: install ## the trainer's own tests on simulated SDAA cards; needs g++
+	IMAGENET_RESNET_TEST_DEVICE=sdaa $(BIN)/python -m pytest $(TRAINER_TESTS) $(ARGS)
+
 check: install ## format, lint and types
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m ruff check
@@ -75,6 +79,9 @@ check: install ## format, lint and types
 
 bench: install ## every benchmark, ours and its peers, quickly
 	set -e; for file in tests/benchmarks/[a-z]*.py; do $(BIN)/python "$$file" $(or $(ARGS),--quick); done
+
+doctor: install ## what is wrong with this machine and its devices
+	$(BIN)/resnet doctor $(ARGS)
 
 extract: install ## ARCHIVES into class folders in DATA; optional, shards need only the archives
 	$(BIN)/imagenet-prep extract $(call sh,ARCHIVES) --out $(call sh,DATA) $(ARGS)
@@ -97,6 +104,9 @@ eval: install ## exact accuracy of RUN's best checkpoint on SHARDS
 
 export: install ## RUN's best checkpoint as ONNX
 	$(BIN)/resnet export $(call sh,RUN)/best.pt --out $(call sh,RUN)/$(call sh,MODEL).onnx $(ARGS)
+
+report: install ## RUN's curves on a page, RUN/report.html; more runs and options with ARGS
+	$(BIN)/resnet report $(call sh,RUN) --out $(call sh,RUN)/report.html $(ARGS)
 
 docker: ## the container image; ARGS="--build-arg BASE=IMAGE" for another base
 	docker build --tag imagenet-resnet $(ARGS) .

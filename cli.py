@@ -2,7 +2,8 @@
 
 Only this module knows click and rich. Every command imports its work inside the function, so
 `--help` needs neither torch nor NumPy. The result goes to stdout (`--json`: one object), all
-else to stderr. Exit codes: 0 done, 1 a failure or a failed check, 2 wrong usage, 130 Ctrl-C.
+else to stderr. Exit codes: 0 done, 1 a failure or a failed check, 2 wrong usage, 75 a training
+that was stopped and saved, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import dataclasses
 import errno
 import importlib.util
 import json
+import math
 import os
+import shlex
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from prep.build import BuildOptions
-    from prep.doctor.finding import Finding
     from prep.extraction.plan import Planned
     from prep.inspection.contents import ClassCount, Contents
     from prep.inspection.plan import Range, ShardPlan
@@ -35,14 +38,29 @@ if TYPE_CHECKING:
     from prep.verification.verify import Verified
     from shards.bench import LoaderBench
     from shards.errors import ToolError
+    from shards.finding import Finding
     from shards.progress import Progress
     from shards.sidecars import ForReader
     from shards.transcode import JpegMode
     from shards.writer import Check, OnBad, Written
+    from training.affinity import Affinity
+    from training.config import OnNonfinite, Stem
     from training.device import AmpRequest, DeviceRequest
+    from training.engines import EngineRequest
+    from training.export import ExportReport
+    from training.recipes import Recipe
+    from training.results.agreement import Agreement
+    from training.results.by_class import ClassResult
+    from training.results.evaluation import How, Result, Results
+    from training.results.predict import Prediction
+    from training.results.saved import Saved
+    from training.results.sheet import Shown
 
 _REFRESH_SECONDS = 0.1
 _INTERRUPTED = 130
+_WORST = 10  # classes shown by `resnet eval --per-class`
+_DIFFERING = 20  # images shown where two models differ
+_ON_SHEET = 5  # answers drawn for a picture
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -82,11 +100,11 @@ class _TrainCommand(_Command):
         from training.vendor import translate
 
         try:
-            translated = translate(args)
+            translated, speaks = translate(args), _speaks_first()
         except UsageError as error:
             _report(error)
             ctx.exit(error.exit_code)
-        if translated.notices and _speaks_first():
+        if translated.notices and speaks:
             for notice in translated.notices:
                 _say(f"note: {notice}")
         return super().parse_args(ctx, translated.argv)
@@ -120,26 +138,26 @@ def _foreseen(error: Exception) -> ToolError | None:
 
 def _joined_a_launch() -> bool:
     """Whether this process is one of several, whose launcher speaks for them."""
-    from training.launch import inside_launch
+    from training.place import inside_launch
 
     return inside_launch()
 
 
 def _speaks_first() -> bool:
     """Whether this process tells of the command line: a launcher's processes leave it to ours."""
-    from training.launch import LAUNCHER_VARIABLE
+    from training.place import OURS, place_of
 
-    return not _joined_a_launch() or (
-        LAUNCHER_VARIABLE not in os.environ and os.environ["RANK"] == "0"
-    )
+    place = place_of(os.environ)
+    return place is None or (place.launcher != OURS and place.rank == 0)
 
 
 def _report(failure: ToolError) -> None:
     """Say a failure once: one of several processes hands it to their launcher."""
-    from training.launch import report_failure
+    from training.children import report_failure
+    from training.stopping import Stopped
 
     if not report_failure(failure):
-        _say(f"error: {failure}")
+        _say(str(failure) if isinstance(failure, Stopped) else f"error: {failure}")
 
 
 def _remedy(code: int) -> str:
@@ -240,6 +258,7 @@ class _LiveProgress:
         self._task: TaskID | None = None
         self._unit = ""
         self._done = 0
+        self.beside = ""  # what else the line shows
         self._started = self._shown = time.monotonic()
 
     def __enter__(self) -> _LiveProgress:
@@ -268,7 +287,7 @@ class _LiveProgress:
             if self._task is not None and now - self._shown >= _REFRESH_SECONDS:
                 self._shown = now
                 rate = quantity(self._done / (now - self._started), self._unit)
-                self._live.update(self._task, completed=self._done, rate=f"{rate}/s")
+                self._live.update(self._task, completed=self._done, rate=f"{rate}/s{self.beside}")
 
     def note(self, message: str) -> None:
         """Say a line; rich puts what is written to stderr above the display."""
@@ -313,7 +332,7 @@ _labels = click.option(
 
 
 def _threads(workers: int | None) -> int:
-    from shards.parallel import available_cores
+    from shards.cores import available_cores
 
     return workers or available_cores()
 
@@ -845,22 +864,25 @@ def index(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Make tars trainable as they lie: shards of others, or ILSVRC2012's archives.
+    """Make data trainable as it lies: shards of others, ILSVRC2012's archives, class folders.
 
     \b
-    SOURCES are shards or archives: tars, folders that hold tars, or patterns
+    SOURCES are shards or archives (tars, folders that hold tars, or patterns), or class folders
       imagenet-prep index /data/archives --out /data/index
+      imagenet-prep index /data/imagenet --out /data/index
       imagenet-prep index '/data/wds/imagenet1k-train-{0000..1023}.tar' --out /data/index
       imagenet-prep index /data/img2dataset --split train --label-field class --out /data/index
       resnet train --shards /data/index
 
-    Nothing is copied or extracted. OUT/train/ and OUT/val/ get a link to each tar, an index, a
-    manifest and SHA256SUMS; each tar is read once. Shards are any WebDataset tars of JPEGs and PNGs
-    with a .cls, or a .json and --label-field; the split stands in their names. What is odd is
-    refused with the member's name. The same command completes a killed run and knows a finished
-    one by the sizes and times of its tars: when one has moved or changed, run it again.
+    Nothing is copied or extracted. OUT/train/ and OUT/val/ get a link to each tar or class folder,
+    an index, a manifest and SHA256SUMS; every byte is read once. Shards are any WebDataset tars of
+    JPEGs and PNGs with a .cls, or a .json and --label-field; the split stands in their names. What
+    is odd is refused with the member's name. The same command completes a killed run and knows a
+    finished one by the sizes and times of its files: when one has moved or changed, run it again.
+    Of class folders only those are read again that have changed.
     """
-    from prep.indexing import IndexOptions, index_tars
+    from prep.index_part import IndexOptions
+    from prep.indexing import index_tars
 
     options = IndexOptions(
         split=split, labels=labels, classes=classes, label_field=label_field, on_bad=on_bad
@@ -873,7 +895,8 @@ def index(
         rate = f"{each.seconds:.1f} s, {size / 1e6 / each.seconds:,.0f} MB/s"
         lines.append(
             f"{each.folder}: {each.manifest.samples} images in "
-            f"{_count(len(each.manifest.shards), 'tar')}, {len(each.manifest.classes)} classes "
+            f"{_count(len(each.manifest.shards), 'folder' if each.manifest.is_loose else 'tar')}, "
+            f"{len(each.manifest.classes)} classes "
             f"({rate if each.written else 'was whole already'})"
         )
     _emit(
@@ -883,7 +906,8 @@ def index(
                 {
                     "folder": each.folder,
                     "samples": each.manifest.samples,
-                    "tars": len(each.manifest.shards),
+                    "tars": 0 if each.manifest.is_loose else len(each.manifest.shards),
+                    "folders": len(each.manifest.shards) if each.manifest.is_loose else 0,
                     "skipped": [bad._asdict() for bad in each.manifest.skipped],
                     "written": each.written,
                     "content": each.manifest.content,
@@ -1146,7 +1170,8 @@ _STORED = {
 def _plan_lines(plan: ShardPlan) -> Iterator[str]:
     """How shards were made, and what else is in their folder."""
     if plan.seed is None:
-        yield f"plan: foreign tars, linked as they lie; {_classes_planned(plan)}"
+        what = "class folders" if plan.layout == "folders" else "foreign tars"
+        yield f"plan: {what}, linked as they lie; {_classes_planned(plan)}"
     else:
         count, size = plan.samples_per_shard, plan.shard_size
         each = f"{count:,} images" if size is None else f"up to {_megabytes(size)} MB"
@@ -1159,7 +1184,8 @@ def _plan_lines(plan: ShardPlan) -> Iterator[str]:
         )
     images = _span(plan.shard_samples, "{:,}".format)
     megabytes = _span(plan.shard_bytes, lambda size: f"{_figure(size / 1e6):,}")
-    yield f"shards: {plan.shards:,}, each of {images} images and {megabytes} MB"
+    what = "folders" if plan.layout == "folders" else "shards"
+    yield f"{what}: {plan.shards:,}, each of {images} images and {megabytes} MB"
     settings = ((name, value) for name, value in plan.encoder.items() if value is not None)
     yield "; ".join(
         [
@@ -1238,19 +1264,25 @@ def prep_doctor(path: Path | None, as_json: bool) -> None:
     Every line is ok, a note or a problem, with a remedy. Exits with 1 when there is a problem.
     """
     from prep.doctor.examine import examine
-    from prep.doctor.finding import Status
 
     found = examine(path)
-    width = max(len(each.what) for each in found.findings)
-    _emit(
-        as_json,
-        {
-            **vars(found),
-            "findings": [{**vars(each), "status": each.status.value} for each in found.findings],
-        },
-        [*(_finding_line(each, width) for each in found.findings), "", f"next: {found.next}"],
-    )
-    if any(each.status is Status.PROBLEM for each in found.findings):
+    _show_findings(as_json, vars(found), found.findings, found.next)
+
+
+def _show_findings(
+    as_json: bool, data: Mapping[str, object], findings: Sequence[Finding], following: str
+) -> None:
+    """A doctor's findings and the command to run next; exits with 1 where there is a problem.
+
+    `data` is the JSON object, whose `findings` are written as they are read.
+    """
+    from shards.finding import Status
+
+    width = max(len(each.what) for each in findings)
+    written = [{**vars(each), "status": each.status.value} for each in findings]
+    lines = [*(_finding_line(each, width) for each in findings), "", f"next: {following}"]
+    _emit(as_json, {**data, "findings": written}, lines)
+    if any(each.status is Status.PROBLEM for each in findings):
         sys.exit(1)
 
 
@@ -1287,7 +1319,8 @@ _shards = click.option(
     "--shards",
     type=_PATH,
     required=True,
-    help="Folder of `imagenet-prep shard` or `imagenet-prep index`: train/ and val/.",
+    help="Folder of `imagenet-prep shard` or `imagenet-prep index`: train/ and val/; or one with "
+    "class folders, which are indexed once.",
 )
 _nproc = click.option(
     "--nproc", type=click.IntRange(min=1), help="Processes on this machine (instead of --cards)."
@@ -1296,6 +1329,28 @@ _cards = click.option(
     "--cards",
     type=click.IntRange(min=1),
     help="Cards of this machine: 4 processes each on sdaa, 1 on cuda.  [default: one]",
+)
+_nodes = click.option(
+    "--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines."
+)
+_node_rank = click.option(
+    "--node-rank", type=int, default=0, show_default=True, help="Number of this machine."
+)
+_master = click.option("--master", help="HOST:PORT of machine 0, for --nodes above 1.")
+_join_timeout = click.option(
+    "--join-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=300.0,
+    show_default=True,
+    help="How long to wait for machines and processes that do not come.",
+)
+_affinity = click.option(
+    "--affinity",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="auto: each of several processes runs on its own share of the machine's cores.",
 )
 
 
@@ -1316,12 +1371,206 @@ def resnet() -> None:
     prepare_environment()  # before whichever command imports torch
 
 
+@_command(resnet, "doctor")
+@_device
+@click.option("--cards", type=click.IntRange(min=1), help="Cards to try.  [default: all]")
+@click.option(
+    "--nproc", type=click.IntRange(min=1), help="Processes, one a device, to try instead of cards."
+)
+@_nodes
+@_node_rank
+@_master
+@_join_timeout
+@click.option(
+    "--report",
+    type=_PATH,
+    hidden=True,
+    help="As a process of the doctor's own: leave what was measured in that folder.",
+)
+def resnet_doctor(
+    device: DeviceRequest,
+    cards: int | None,
+    nproc: int | None,
+    nodes: int,
+    node_rank: int,
+    master: str | None,
+    join_timeout: float,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what is wrong with this machine's devices, and between machines.
+
+    Looks at what `imagenet-prep doctor` does, at SDAA cards most closely: their health, driver,
+    toolkit and processes. Then every device multiplies matrices and takes copies, against the
+    clock and against the CPU, and all of them add up a tensor together, each in a process of its
+    own as in training. Between machines run it on each, with the options of `resnet train`:
+
+    \b
+        resnet doctor --nodes 2 --node-rank K --master HOST:29500
+
+    Every line is ok, a note or a problem, with a remedy. Exits with 1 when there is a problem.
+    """
+    from training.doctor.examine import Asked, examine_devices, take_part
+
+    asked = Asked(
+        device=device,
+        cards=cards,
+        nproc=nproc,
+        nodes=nodes,
+        node_rank=node_rank,
+        master=master,
+        join_seconds=join_timeout,
+    )
+    if report is not None:
+        _take_place("auto", join_timeout)
+        take_part(asked, report)
+        return
+    from prep.doctor.examine import examine
+    from prep.doctor.sdaa import sdaa_cards
+
+    machine = examine(None).findings  # before our own processes hold the cards
+    found = examine_devices(asked, before=machine, cards_there=len(sdaa_cards()))
+    _show_findings(as_json, vars(found), found.findings, found.next)
+
+
+def _settings(function: Function) -> Function:
+    """Options that set single values of the recipe, and --config, which can set all of them."""
+    texts: dict[str, tuple[object, str]] = {
+        "--optimizer": (click.Choice(["sgd", "lars", "lamb"]), "lars, lamb: timm's."),
+        "--momentum": (float, ""),
+        "--weight-decay": (float, ""),
+        "--schedule": (
+            click.Choice(["cosine-by-epoch", "cosine", "step", "poly", "triangular"]),
+            "Form of the learning rate after warm-up.",
+        ),
+        "--warmup-epochs": (int, "All of them, instead of the recipe's."),
+        "--label-smoothing": (float, ""),
+        "--mixup": (float, "Alpha; 0 for none. With --cutmix too, a batch gets one of the two."),
+        "--cutmix": (float, "Alpha; 0 for none."),
+        "--rand-augment": (float, "Magnitude, 0 to 10, of timm's rand-m...-mstd0.5-inc1."),
+        "--ema-decay": (float, "Average the weights with this decay a step, as 0.9999."),
+        "--eval-size": (int, "Pixels a side of the evaluation crop."),
+    }
+    for option, (kind, text) in reversed(texts.items()):
+        said = f"{text}  [default: the recipe's]".strip()
+        function = click.option(option, type=kind, help=said)(function)
+    return click.option(
+        "--config",
+        "config_file",
+        type=_PATH,
+        metavar="FILE.toml",
+        is_eager=True,
+        callback=_read_config,
+        help="Take options and any value of the recipe from FILE, by their names, as `lr = 0.5`. "
+        "The command line goes before it.",
+    )(function)
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> dict[str, object]:
+    """The recipe's values in a file; options that are in it become these options' defaults."""
+    if path is None or ctx.resilient_parsing:
+        return {}
+    from shards.errors import ToolError
+    from training.config_file import read_config
+
+    options = {
+        str(each.name): _kind(each)
+        for each in ctx.command.params
+        if isinstance(each, click.Option)
+        and each.expose_value
+        and each.name not in ("config_file", "as_json")
+    }
+    try:
+        values = read_config(path, options)
+    except ToolError as error:
+        _report(error)
+        ctx.exit(error.exit_code)
+    ctx.default_map = {name: value for name, value in values.items() if name in options}
+    return {name: value for name, value in values.items() if name not in options}
+
+
+def _kind(option: click.Option) -> type:
+    """What an option's value is in a file."""
+    if option.is_flag:
+        return bool
+    if isinstance(option.type, click.types.IntParamType):
+        return int
+    return float if isinstance(option.type, click.types.FloatParamType) else str
+
+
+@_command(resnet, "recipes")
+@click.argument("name", required=False)
+def recipes(name: str | None, as_json: bool) -> None:
+    """Show the recipes, or every value of the recipe NAME and where it is from.
+
+    Any of these values can be set otherwise: by options of `resnet train`, or in a file of its
+    option --config. The cost is in epochs of 224 x 224 pixels. What was published is what the
+    sources report; none of it was trained again here.
+    """
+    from training.recipes import RECIPES, find_recipe, recipe_values
+
+    chosen = RECIPES.values() if name is None else [find_recipe(name)]
+    data = [
+        {
+            **recipe_values(each),
+            "source": each.source,
+            "published": dict(each.published),
+            "remarks": each.remarks,
+            "notes": dict(each.notes),
+            "eq224": each.eq224,
+        }
+        for each in chosen
+    ]
+    lines = _recipe_table(chosen) if name is None else _recipe_lines(find_recipe(name))
+    _emit(as_json, {"recipes": data} if name is None else data[0], lines)
+
+
+def _recipe_table(chosen: Iterable[Recipe]) -> list[str]:
+    rows = [
+        (
+            each.name,
+            ", ".join(f"{model} {top1:g}" for model, top1 in each.published) or "none",
+            each.epochs,
+            f"{each.eq224:.1f}",
+            each.optimizer,
+            f"{each.size_at(0, each.epochs)}-{each.image_size}"
+            if each.start_size
+            else str(each.image_size),
+            each.eval_size,
+            each.remarks,
+        )
+        for each in chosen
+    ]
+    columns = ("recipe", "published top-1, %", "epochs", "cost", "by", "train", "eval", "remarks")
+    return _table(columns, rows)
+
+
+def _recipe_lines(recipe: Recipe) -> list[str]:
+    from training.recipes import recipe_values
+
+    notes = dict(recipe.notes)
+    published = ", ".join(f"{model} {top1:g} %" for model, top1 in recipe.published)
+    rows = [
+        (name, json.dumps(value), notes.get(name, ""))  # as in a file of --config
+        for name, value in recipe_values(recipe).items()
+        if name != "name"
+    ]
+    return [
+        f"{recipe.name}: {recipe.source}",
+        f"published  {published or 'nothing'}: {recipe.remarks}",
+        f"cost       {recipe.eq224:.1f} epochs of 224 x 224 pixels",
+        "",
+        *_table(("value", "is", "not of that source, or to know"), rows),
+    ]
+
+
 @_command(resnet, "train", _TrainCommand)
 @click.option(
     "--shards",
     required=True,
-    help="Folder of `imagenet-prep shard` or `imagenet-prep index`: train/ and val/. With "
-    "--steps-per-epoch shards without an index: 'DIR/x-{000..099}.tar', 'pipe:COMMAND', -.",
+    help="Folder of `imagenet-prep shard` or `imagenet-prep index`: train/ and val/; or one with "
+    "class folders, which are indexed once. With --steps-per-epoch shards without an index: "
+    "'DIR/x-{000..099}.tar', 'pipe:COMMAND', -.",
 )
 @click.option(
     "--steps-per-epoch",
@@ -1340,23 +1589,58 @@ def resnet() -> None:
 )
 @click.option("--out", type=_PATH, help="The run's folder.  [default: runs/MODEL]")
 @click.option("--model", default="resnet50", show_default=True, help="resnet18, 34, 50, 101, 152.")
-@click.option("--recipe", default="seed", show_default=True, help="Hyperparameters to start from.")
-@click.option("--epochs", type=int, help="[default: the recipe's, 50]")
+@click.option(
+    "--stem",
+    type=click.Choice(["imagenet", "small"]),
+    default="imagenet",
+    show_default=True,
+    help="How the network begins; small is for pictures of about 32 pixels.",
+)
+@click.option(
+    "--init-weights",
+    type=_PATH,
+    metavar="FILE",
+    help="Begin with weights of torchvision, timm, the vendor's trainer or another run.",
+)
+@click.option(
+    "--recipe",
+    default="seed",
+    show_default=True,
+    help="Values to start from; `resnet recipes` shows them.",
+)
+@_settings
+@click.option("--epochs", type=int, help="[default: the recipe's, 50 in seed]")
 @_batch_size
 @click.option(
     "--lr",
     type=float,
     help="Peak learning rate for the global batch, never rescaled.  [default: the recipe's, 0.256 "
-    "x global batch / 256]",
+    "x global batch / 256 in seed]",
 )
 @_image_size
 @_device
 @_amp
 @_cards
 @_nproc
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines.")
-@click.option("--node-rank", type=int, default=0, show_default=True, help="Number of this machine.")
-@click.option("--master", help="HOST:PORT of machine 0, for --nodes above 1.")
+@_nodes
+@_node_rank
+@_master
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    help="When a process is killed or crashes, start all of them again from the last checkpoint, "
+    "so many times.  [default: 3 with several processes]",
+)
+@_join_timeout
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=120.0,
+    show_default=True,
+    help="Time that several processes have to save and end after SIGTERM or SIGUSR1.",
+)
+@_affinity
 @click.option(
     "--resume",
     default="auto",
@@ -1367,8 +1651,36 @@ def resnet() -> None:
 @_loader_threads
 @click.option("--max-steps", type=int, help="Stop, saved, after so many steps of the run.")
 @click.option("--save-steps", type=int, help="Also save every so many steps.  [default: epochs]")
+@click.option("--save-minutes", type=float, help="Also save whenever so many are over.")
 @click.option("--keep", type=int, default=3, show_default=True, help="Checkpoints to keep.")
 @click.option("--log-every", type=int, default=20, show_default=True, help="Steps a log line.")
+@click.option(
+    "--max-time",
+    metavar="MINUTES|HH:MM:SS",
+    help="Stop, saved, after that long, with exit code 75; the same command goes on.",
+)
+@click.option("--patience", type=int, help="End after so many epochs without a better top-1.")
+@click.option(
+    "--accumulate",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Compute each process's share of a step in so many parts, to need less memory.",
+)
+@click.option("--compile", is_flag=True, help="Compile the network (torch.compile).")
+@click.option(
+    "--deterministic", is_flag=True, help="The same bits again on the same device; slower."
+)
+@click.option(
+    "--on-nonfinite",
+    type=click.Choice(["abort", "skip", "rollback"]),
+    default="abort",
+    show_default=True,
+    help="When the loss is no number: stop; skip such steps (waits for the device in each step); "
+    "or go back to the last checkpoint and leave out the steps since the last log line.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write OUT/tensorboard too (extra tensorboard).")
+@click.option("--profile", type=_PATH, metavar="DIR", help="Write a torch.profiler trace there.")
 def train(
     shards: str,
     steps_per_epoch: int | None,
@@ -1376,7 +1688,10 @@ def train(
     label_field: str | None,
     out: Path | None,
     model: str,
+    stem: Stem,
+    init_weights: Path | None,
     recipe: str,
+    config_file: dict[str, object],
     epochs: int | None,
     batch_size: int | None,
     lr: float | None,
@@ -1388,14 +1703,28 @@ def train(
     nodes: int,
     node_rank: int,
     master: str | None,
+    max_restarts: int | None,
+    join_timeout: float,
+    grace: float,
+    affinity: Affinity,
     resume: str,
     seed: int,
     workers: int | None,
     max_steps: int | None,
     save_steps: int | None,
+    save_minutes: float | None,
     keep: int,
     log_every: int,
+    max_time: str | None,
+    patience: int | None,
+    accumulate: int,
+    compile: bool,  # noqa: A002 - as the option is called
+    deterministic: bool,
+    on_nonfinite: OnNonfinite,
+    tensorboard: bool,
+    profile: Path | None,
     as_json: bool,
+    **settings: object,
 ) -> None:
     """Train a ResNet from shards; evaluate exactly after every epoch.
 
@@ -1406,14 +1735,15 @@ def train(
         resnet train --shards DIR --cards 4 --nodes 2 --node-rank K --master HOST:29500
 
     The run's folder gets checkpoints, best.pt, last.pt and log.jsonl (one object a line). Killed
-    or stopped, the same command goes on with exactly the samples that are left.
+    or stopped, the same command goes on with exactly the samples that are left. SIGTERM and
+    SIGUSR1 stop it after a step, saved, with exit code 75; a second one ends it at once.
 
     Options of the vendor's run_resnet.py (--model_name, --dataset_path, ...) are taken as well.
     """
-    from shards.parallel import cores_each
-    from training.config import resolve
+    from training.config import minutes_of, resolve
     from training.processes import processes_here, world_size
 
+    share = _take_place(affinity, join_timeout)
     processes = processes_here(device, cards, nproc)
     folder = _folder_to_train_on(shards, steps_per_epoch, val, label_field)
     config = resolve(
@@ -1423,9 +1753,12 @@ def train(
         label_field=label_field,
         out=out or Path("runs") / model,
         world=world_size(processes, nodes),
-        threads=workers or cores_each(processes),
+        threads=workers or share,
         model=model,
+        stem=stem,
+        init_weights=init_weights,
         recipe=recipe,
+        settings=config_file | {name: each for name, each in settings.items() if each is not None},
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
@@ -1436,15 +1769,33 @@ def train(
         max_steps=max_steps,
         log_every=log_every,
         save_steps=save_steps,
+        save_minutes=save_minutes,
+        max_minutes=None if max_time is None else minutes_of(max_time),
+        patience=patience,
+        accumulate=accumulate,
+        compile=compile,
+        deterministic=deterministic,
+        on_nonfinite=on_nonfinite,
+        tensorboard=tensorboard,
+        profile=profile,
         keep=keep,
         resume="auto" if resume == "auto" else "never" if resume == "never" else Path(resume),
     )
-    _require_splits(folder, *(("train", "val") if steps_per_epoch is None else ("val",)))
-    _launch_if_several(processes, nodes, node_rank, master)
+    splits = ("train", "val") if steps_per_epoch is None else ("val",)
+    config = dataclasses.replace(config, shards=_with_index(folder, splits))
+    _launch_if_several(
+        processes,
+        nodes=nodes,
+        node_rank=node_rank,
+        master=master,
+        max_restarts=max_restarts,
+        join_seconds=join_timeout,
+        grace=grace,
+    )
     from training.trainer import train as run
 
     with _progress() as progress:
-        result = run(config, progress=progress, on_record=_show)
+        result = run(config, progress=progress, on_record=partial(_show, progress))
     if not result.is_main:
         return
     lines = [f"{result.last_checkpoint}: {result.epoch} of {config.epochs} epochs, {result.reason}"]
@@ -1481,28 +1832,70 @@ def _folder_to_train_on(
     return Path(shards)
 
 
-def _require_splits(shards: Path, *splits: str) -> None:
-    """Refuse what is no finished shard folder before processes are started."""
+def _with_index(shards: Path, splits: Sequence[str]) -> Path:
+    """The folder of finished splits: that of the shards, or an index of class folders.
+
+    That is made here when there is none, before processes are started: each of them finds it.
+    """
+    from prep.folders import cache_place, find_folders, keep_index
     from shards.manifest import Manifest
 
-    for split in splits:
-        Manifest.read(shards / split)
+    sources = find_folders(shards, splits)
+    if not sources:
+        for split in splits:
+            Manifest.read(shards / split)
+        return shards
+    place = cache_place(shards)
+    with _progress() as progress:
+        counts = keep_index(sources, splits, place, workers=_threads(None), progress=progress)
+    if _speaks_first():
+        beside = f"{shards.absolute()}-shards"
+        command = shlex.join(["imagenet-prep", "shard", str(shards), "--out", beside])
+        _say(
+            f"note: {shards} holds {_count(sum(counts.values()), 'image')} in class folders, which "
+            f"are read one by one by the index in {place}; shards are easier on disks and copied "
+            f"faster, and a run goes on with them: `{command}`"
+        )
+    return place
 
 
-def _launch_if_several(processes: int, nodes: int, node_rank: int, master: str | None) -> None:
+def _take_place(affinity: Affinity, join_seconds: float) -> int:
+    """What a process of a launch does before anything else; the threads that it is to use."""
+    from training.affinity import settle
+    from training.children import follow_launcher
+    from training.launch import JOIN_VARIABLE
+    from training.place import place_of
+
+    follow_launcher()
+    os.environ[JOIN_VARIABLE] = str(join_seconds)
+    return settle(place_of(os.environ), affinity)
+
+
+def _launch_if_several(
+    processes: int, *, nodes: int = 1, max_restarts: int | None = 0, **options: Any
+) -> None:
     """Start this command once for each process and exit, unless this is one of them already."""
-    from training.launch import inside_launch, launch
+    from training.launch import RESTARTS, launch
 
-    if inside_launch() or processes * nodes == 1:
+    if _joined_a_launch() or (processes * nodes == 1 and not max_restarts):
         return
-    code = launch(sys.argv[1:], nproc=processes, nodes=nodes, node_rank=node_rank, master=master)
+    restarts = RESTARTS if max_restarts is None else max_restarts
+    try:
+        code = launch(
+            sys.argv[1:], nproc=processes, nodes=nodes, max_restarts=restarts, say=_say, **options
+        )
+    finally:
+        if sys.stderr.isatty():  # a process that was killed may have left the cursor hidden
+            click.echo("\x1b[?25h", nl=False, err=True)
     if code == _INTERRUPTED:
         raise KeyboardInterrupt
     click.get_current_context().exit(code)
 
 
-def _show(record: dict[str, Any]) -> None:
+def _show(progress: Progress, record: dict[str, Any]) -> None:
     """Tell what a reader of the log would look for: the plan, and each epoch's result."""
+    if record["kind"] == "step" and isinstance(progress, _LiveProgress):
+        progress.beside = f", loss {record['loss']:.4f}, lr {record['lr']:.4g}"
     if record["kind"] == "start":
         _say(f"device: {record['device']} ({record['device_reason']}), {record['precision']}")
         if record["resumed_from"] is not None:
@@ -1523,147 +1916,720 @@ def _plain(value: object) -> str:
     return str(value)
 
 
-@_command(resnet, "eval")
-@click.argument("model", type=_PATH)
-@_shards
-@_batch_size
-@_image_size
-@_device
-@_amp
-@_cards
-@_nproc
-@_loader_threads
-def evaluate(
-    model: Path,
-    shards: Path,
-    batch_size: int | None,
-    image_size: int | None,
-    device: DeviceRequest,
-    amp: AmpRequest | None,
-    cards: int | None,
-    nproc: int | None,
-    workers: int | None,
-    as_json: bool,
-) -> None:
-    """Evaluate the checkpoint MODEL on every image of DIR/val, exactly.
+_engine = click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(["auto", "torch", "onnxruntime", "teco"]),
+    multiple=True,
+    help="What computes: auto is onnxruntime for .onnx and torch for all else; teco is the "
+    "vendor's inference engine. Of two models each may have its own: give it twice.",
+)
 
-    Each image is counted once at any number of processes: nothing is padded, nothing dropped.
-    Batch size, image size and precision are the training run's unless given.
-    """
-    from shards.parallel import cores_each
-    from training.processes import processes_here
 
-    processes = processes_here(device, cards, nproc or (None if cards else 1))
-    _require_splits(shards, "val")
-    _launch_if_several(processes, 1, 0, None)
-    from training.evaluate import evaluate_checkpoint
+def _model_options(function: Function) -> Function:
+    """How a saved model is asked, and on what; None is as it was trained."""
+    options = (
+        click.option(
+            "--image-size", "--crop", type=int, help="Crop in pixels.  [default: its own]"
+        ),
+        click.option(
+            "--resize",
+            type=int,
+            help="Short side before the crop.  [default: its own, as 256 of 224]",
+        ),
+        click.option(
+            "--interpolation",
+            type=click.Choice(["bilinear", "bicubic"]),
+            help="Of the resize, antialiased.  [default: its own, else bilinear]",
+        ),
+        click.option(
+            "--ema/--no-ema",
+            default=None,
+            help="Averaged weights of a checkpoint, or not.  [default: where it has any]",
+        ),
+        click.option(
+            "--model", "network", help="Network of weights that do not tell it: resnet50."
+        ),
+        _device,
+        _amp,
+        _loader_threads,
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
-    started = time.perf_counter()
-    with _progress() as progress:
-        result = evaluate_checkpoint(
-            model,
-            shards / "val",
-            threads=workers or cores_each(processes),
-            device=device,
-            batch_size=batch_size,
-            image_size=image_size,
-            amp=amp,
-            progress=progress,
-        )
-    if not result.is_main:
-        return
-    seconds = time.perf_counter() - started
-    found = result.evaluation
-    rate = _rate(found.samples, seconds)
-    _emit(
-        as_json,
-        {
-            **vars(result),
-            "evaluation": {**vars(found), "top1": found.top1, "top5": found.top5},
-            "seconds": seconds,
-        },
-        [
-            (
-                f"{model}: top-1 {found.top1:.2f} % ({found.top1_count} of {found.samples}), "
-                f"top-5 {found.top5:.2f} %, loss {found.loss:.4f} ({rate})"
-            )
-        ],
+
+def _how(threads: int, batch_size: int | None, options: Mapping[str, Any]) -> How:
+    """What `_model_options` took."""
+    from training.results.evaluation import How
+    from training.results.saved import View
+
+    names = ("image_size", "resize", "interpolation")
+    return How(
+        threads=threads,
+        device=options["device"],
+        batch_size=batch_size,
+        amp=options["amp"],
+        view=View(**{name: options[name] for name in names}),
+        ema=options["ema"],
+        model=options["network"],
     )
 
 
-@_command(resnet, "export")
-@click.argument("checkpoint", type=_PATH)
-@click.option("--out", type=_PATH, required=True, help="The ONNX file to write.")
-@click.option("--opset", type=int, default=12, show_default=True, help="ONNX operator set.")
+@_command(resnet, "eval")
+@click.argument("models", metavar="MODEL [OTHER]", type=_PATH, nargs=-1, required=True)
+@_shards
+@_engine
 @click.option(
-    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Fixed batch size."
+    "--batch-size", type=click.IntRange(min=1), help="Samples a process.  [default: as trained, 64]"
 )
-@click.option("--dynamic-batch", is_flag=True, help="Leave the batch size open.")
-@click.option("--fp16", is_flag=True, help="float16 weights, input and output.")
+@_model_options
+@_cards
+@_nproc
+@_join_timeout
+@_affinity
+@click.option(
+    "--per-class", is_flag=True, help="Show the worst classes and what they are taken for."
+)
+@click.option(
+    "--save-predictions",
+    type=_PATH,
+    metavar="FILE",
+    help="Write key, label and the best five classes of every image, a JSON line each.",
+)
+def evaluate(
+    models: tuple[Path, ...],
+    shards: Path,
+    engines: tuple[EngineRequest, ...],
+    batch_size: int | None,
+    cards: int | None,
+    nproc: int | None,
+    join_timeout: float,
+    affinity: Affinity,
+    per_class: bool,
+    save_predictions: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Evaluate MODEL on every image of DIR/val, exactly; or compare it with OTHER.
+
+    \b
+      resnet eval runs/r50/best.pt --shards /data/shards
+      resnet eval resnet50.pth --shards /data/shards --per-class
+      resnet eval r50.onnx runs/r50/best.pt --shards /data/shards
+
+    MODEL is a checkpoint of `resnet train`, a state dict of torchvision, timm or the vendor's
+    trainer (.pt, .pth, .safetensors), or an ONNX file. Each image is counted once at any number of
+    processes: nothing is padded, nothing dropped.
+
+    Two models are asked about the same pictures. Exits with 1 where their top-1 differs by more
+    than the vendor accepts: 1 % of it, or 0.1 % between its engine and onnxruntime.
+    """
+    from shards.errors import UsageError
+    from training.processes import processes_here
+
+    share = _take_place(affinity, join_timeout)
+    if len(models) > 2 or len(engines) > len(models):
+        raise UsageError(
+            "eval takes one model, or two to compare, and at most one --engine for each"
+        )
+    if save_predictions is not None and len(models) > 1:
+        raise UsageError("--save-predictions is for one model; evaluate each by itself")
+    processes = processes_here(options["device"], cards, nproc or (None if cards else 1))
+    shards = _with_index(shards, ("val",))
+    _launch_if_several(processes, join_seconds=join_timeout)
+    from training.results.evaluation import evaluate_saved
+    from training.results.predictions import check_writable, write_predictions
+
+    if save_predictions is not None:
+        check_writable(save_predictions)
+    auto: EngineRequest = "auto"
+    requests = [*engines, *[auto] * len(models)]
+    with _progress() as progress:
+        results = evaluate_saved(
+            list(zip(models, requests, strict=False)),
+            shards / "val",
+            _how(options["workers"] or share, batch_size, options),
+            keep_answers=per_class or save_predictions is not None,
+            progress=progress,
+        )
+    if not results.world.is_main:
+        return
+    if save_predictions is not None:
+        write_predictions(save_predictions, results, results.models[0])
+    _show_results(results, save_predictions, per_class=per_class, as_json=as_json)
+
+
+def _show_results(
+    results: Results, predictions: Path | None, *, per_class: bool, as_json: bool
+) -> None:
+    """What an evaluation found; exits with 1 where two models do not agree."""
+    from training.results.agreement import agreement_of
+    from training.results.by_class import by_class
+
+    first = results.models[0]
+    data: dict[str, object] = {
+        **_result_data(first),
+        "image_size": results.transform.image_size,
+        "short_side": results.transform.resize,
+        "interpolation": results.transform.interpolation,
+        "device": str(results.device.torch_device),
+        "device_reason": results.device.reason,
+        "world": results.world.size,
+        **_spent_data(results),
+    }
+    lines = [line for each in results.models for line in _result_lines(each)]
+    lines.append(_spent_line(results))
+    if per_class and first.answers is not None:
+        found = by_class(first.answers, results.labels, results.classes, results.class_names)
+        data["per_class"] = [{**vars(each), "top1": each.top1, "top5": each.top5} for each in found]
+        lines += ["", *_class_lines(found, results.class_names)]
+    if predictions is not None:
+        data["predictions"] = predictions
+        lines.append(f"{predictions}: the answers, a JSON line an image")
+    agreement = agreement_of(results) if len(results.models) > 1 else None
+    if agreement is not None:
+        data["other"] = _result_data(results.models[1])
+        data["agreement"] = {
+            **vars(agreement),
+            "error": _finite(agreement.error),
+            "within": agreement.within,
+        }
+        lines += ["", *_agreement_lines(results, agreement)]
+    _emit(as_json, data, lines)
+    if agreement is not None and not agreement.within:
+        click.get_current_context().exit(1)
+
+
+def _result_data(result: Result) -> dict[str, object]:
+    """One model's evaluation, and what it is, for JSON."""
+    saved, found = result.saved, result.evaluation
+    return {
+        "evaluation": {
+            **vars(found),
+            "loss": _finite(found.loss),
+            "top1": found.top1,
+            "top5": found.top5,
+        },
+        "path": saved.path,
+        "form": saved.form,
+        "what": saved.said,
+        "model": saved.model,
+        "epoch": saved.epoch,
+        "engine": result.engine,
+        "precision": result.precision,
+    }
+
+
+def _result_lines(result: Result) -> Iterator[str]:
+    found = result.evaluation
+    yield (
+        f"{result.saved.path}: top-1 {found.top1:.2f} % ({found.top1_count} of {found.samples}), "
+        f"top-5 {found.top5:.2f} %, loss {found.loss:.4f}"
+    )
+    yield f"  {result.saved.said}; {result.engine}, {result.precision}"
+
+
+def _spent_data(results: Results) -> dict[str, object]:
+    spent = results.spent
+    return {
+        **vars(spent),
+        "device_seconds": spent.device_seconds,
+        "images_per_second": len(results.labels) / spent.seconds,
+    }
+
+
+def _spent_line(results: Results) -> str:
+    """Where the time went: of this process, where there are several."""
+    spent, transform = results.spent, results.transform
+    return (
+        f"  {transform.image_size} px of {transform.resize} px ({transform.interpolation}) on "
+        f"{results.device.torch_device}; {_rate(len(results.labels), spent.seconds)}: "
+        f"{spent.device_seconds:.1f} s computing, {spent.wait_seconds:.1f} s waiting for pictures "
+        f"({spent.decode_seconds:.1f} s of decoding by {_count(spent.threads, 'thread')})"
+    )
+
+
+def _class_lines(found: Sequence[ClassResult], names: Sequence[str]) -> list[str]:
+    """The worst classes and what each is taken for most."""
+    rows = [
+        (
+            each.name,
+            f"{each.top1:.1f} %",
+            f"{each.top5:.1f} %",
+            each.samples,
+            ", ".join(f"{names[other]} {times}" for other, times in each.confused[:3]),
+        )
+        for each in found[:_WORST]
+    ]
+    title = f"the worst {len(rows)} of {len(found):,} classes (--json has all):"
+    return [title, *_table(("class", "top-1", "top-5", "images", "taken for"), rows)]
+
+
+def _agreement_lines(results: Results, agreement: Agreement) -> list[str]:
+    reference = results.models[agreement.reference]
+    other = results.models[1 - agreement.reference]
+    names = results.class_names
+    rows = [
+        (
+            each.key,
+            *(names[index] for index in (each.label, each.first, each.second)),
+            _difference(each.logit),
+        )
+        for each in agreement.differing[:_DIFFERING]
+    ]
+    kept = "within" if agreement.within else "OUT OF"
+    share = 100 * agreement.same_top1 / agreement.samples
+    largest = _difference(agreement.largest_difference)
+    lines = [
+        (
+            f"equal top-1: {agreement.same_top1} of {agreement.samples} images ({share:.2f} %), "
+            f"largest difference of a logit {largest}"
+        ),
+        (
+            f"{other.engine} against {reference.engine}: top-1 differs by {agreement.error:.3%} of "
+            f"it, {kept} the {agreement.allowed:.1%} that the vendor accepts"
+        ),
+    ]
+    if rows:
+        lines += ["", *_table(("differs", "is", "first", "second", "by"), rows)]
+    if len(agreement.differing) > len(rows):
+        lines.append(f"and {len(agreement.differing) - len(rows)} more (--json has all)")
+    return lines
+
+
+def _difference(logits: float | None) -> str:
+    return "not finite" if logits is None else f"{logits:.2g}"
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no other numbers."""
+    return value if math.isfinite(value) else None
+
+
+@_command(resnet, "predict")
+@click.argument("model", type=_PATH)
+@click.argument("images", metavar="IMAGE|DIR|-...", type=_PATH, nargs=-1, required=True)
+@click.option(
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes shown."
+)
+@click.option(
+    "--sheet", type=_PATH, metavar="FILE.png", help="Draw the pictures with their answers there."
+)
+@click.option("--exif", is_flag=True, help="Turn pictures as their EXIF says; evaluations do not.")
+@click.option(
+    "--classes",
+    type=_PATH,
+    help="Class ids, one a line in the order of the logits, for a model that names none.  "
+    "[default: ILSVRC2012's, for 1000 logits]",
+)
+@click.option(
+    "--labels",
+    type=_PATH,
+    help="What the pictures are, as `imagenet-prep shard --labels` takes it.  [default: by the "
+    "name of their folder, or their own]",
+)
+@_engine
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures at a time.")
+@_model_options
+def predict(
+    model: Path,
+    images: tuple[Path, ...],
+    top: int,
+    sheet: Path | None,
+    exif: bool,
+    classes: Path | None,
+    labels: Path | None,
+    engines: tuple[EngineRequest, ...],
+    batch_size: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what MODEL takes pictures for: files, folders of them, or - for standard input.
+
+    \b
+      resnet predict runs/r50/best.pt cat.jpg
+      resnet predict r50.onnx holiday/ --sheet holiday.png
+      curl -s https://example.org/dog.webp | resnet predict resnet50.pth -
+
+    MODEL is whatever `resnet eval` takes. Pictures are anything that Pillow reads, prepared as in
+    an evaluation. One that cannot be read is named, the others are answered, and it exits with 1.
+    """
+    from shards.errors import UsageError
+    from training.results.predict import STANDARD_INPUT, find_pictures
+    from training.results.predict import predict as ask
+    from training.results.predictions import check_writable
+    from training.results.saved import open_saved
+
+    if len(engines) > 1:
+        raise UsageError("predict asks one model: give --engine once")
+    if sheet is not None:
+        check_writable(sheet)
+    how = _how(_threads(options["workers"]), batch_size, options)
+    paths = find_pictures(images)
+    opened = open_saved(model, view=how.view, ema=how.ema, model=how.model)
+    saved = _with_classes(opened, classes)
+    given = _standard_input() if STANDARD_INPUT in paths else b""
+    engine = engines[0] if engines else "auto"
+    with _progress() as progress:
+        asked = ask(
+            saved,
+            paths,
+            engine,
+            how,
+            top=max(top, _ON_SHEET) if sheet is not None else top,
+            exif=exif,
+            standard_input=given,
+            progress=progress,
+        )
+        shown = _shown(list(asked), saved, labels)
+        if sheet is not None:
+            _write_sheet(sheet, shown, saved, exif=exif, given=given, progress=progress)
+    _show_predictions(shown, saved, sheet, top=top, as_json=as_json)
+    if any(each.prediction.problem is not None for each in shown):
+        click.get_current_context().exit(1)
+
+
+def _with_classes(saved: Saved, given: Path | None) -> Saved:
+    """The model with the class list that its user gives, or ILSVRC2012's where it fits."""
+    from prep import ilsvrc
+    from prep.labels import class_list
+
+    if given is not None:
+        listed = class_list(set(), given)
+        ids, names = zip(*listed, strict=True)
+        return saved.named(ids, names)
+    if saved.classes is not None or saved.outputs != ilsvrc.CLASSES:
+        return saved
+    _say(f"note: {saved.path} names no classes; its 1000 are taken for ILSVRC2012's (--classes)")
+    known = ilsvrc.classes()
+    return saved.named(tuple(each.wnid for each in known), tuple(each.name for each in known))
+
+
+def _standard_input() -> bytes:
+    """A picture that another program writes, or as much of one as is too much."""
+    from shards.pictures import LARGEST_FILE
+
+    return sys.stdin.buffer.read(LARGEST_FILE + 1)
+
+
+def _shown(predictions: Iterable[Prediction], saved: Saved, labels: Path | None) -> list[Shown]:
+    """Predictions with the classes that are known: told, or of a folder's or a file's name."""
+    from prep.labels import class_in_name, read_labels
+    from shards.errors import ToolError
+    from training.results.sheet import Shown
+
+    places = {each: place for place, each in enumerate(saved.classes or ())}
+    told = None if labels is None else read_labels(labels).by_stem
+
+    def known(path: Path) -> int | None:
+        if told is not None:
+            return places.get(told.get(path.stem, ""))
+        if path.parent.name in places:
+            return places[path.parent.name]
+        with contextlib.suppress(ToolError):  # a name with two classes in it
+            return places.get(class_in_name(path.name) or "")
+        return None
+
+    return [Shown(prediction=each, known=known(each.path)) for each in predictions]
+
+
+def _write_sheet(
+    sheet: Path,
+    shown: Sequence[Shown],
+    saved: Saved,
+    *,
+    exif: bool,
+    given: bytes,
+    progress: Progress,
+) -> None:
+    from shards.pictures import read_picture
+    from training.results.predict import content_of
+    from training.results.sheet import write_sheet
+
+    write_sheet(
+        sheet,
+        shown,
+        saved.class_name,
+        f"{saved.path.name}: {saved.said}",
+        pixels=lambda path: read_picture(content_of(path, given), exif=exif),
+        progress=progress,
+    )
+
+
+def _show_predictions(
+    shown: Sequence[Shown], saved: Saved, sheet: Path | None, *, top: int, as_json: bool
+) -> None:
+    """A table of the answers; what could not be read is said on stderr."""
+    rows: list[tuple[object, ...]] = []
+    pictures: list[dict[str, object]] = []
+    for each in shown:
+        path, problem = each.prediction.path, each.prediction.problem
+        name = None if each.known is None else saved.class_name(each.known)
+        answers = [
+            {"class": index, "name": saved.class_name(index), "probability": _finite(chance)}
+            for index, chance in each.prediction.top[:top]
+        ]
+        pictures.append(
+            {"path": path, "top": answers, "known": each.known, "known_name": name}
+            | ({} if problem is None else {"problem": problem})
+        )
+        if problem is not None:
+            _say(f"error: {path}: {problem}")
+        for place, (index, chance) in enumerate(each.prediction.top[:top]):
+            first = (path, name or "") if place == 0 else ("", "")
+            rows.append((first[0], saved.class_name(index), f"{100 * chance:.1f} %", first[1]))
+    columns: Sequence[str] = ("picture", "class", "probability", "is")
+    if not any(each.known is not None for each in shown):
+        columns, rows = columns[:3], [row[:3] for row in rows]
+    lines = _table(columns, rows) if rows else []
+    if sheet is not None:
+        lines.append(f"{sheet}: {_count(len(shown), 'picture')}")
+    _emit(as_json, {"model": saved.path, "pictures": pictures, "sheet": sheet}, lines)
+
+
+@_command(resnet, "export")
+@click.argument("model", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="The file to write.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["onnx", "state-dict", "safetensors"]),
+    help="[default: by --out: .pt and .pth are a state dict, .safetensors, else onnx]",
+)
+@click.option("--opset", type=int, default=12, show_default=True, help="ONNX: 9 to 20.")
+@click.option("--batch", type=int, default=1, show_default=True, help="ONNX: fixed batch size.")
+@click.option("--dynamic-batch", is_flag=True, help="ONNX: leave the batch size open.")
+@click.option("--fp16", is_flag=True, help="ONNX: float16 weights, input and output.")
+@click.option("--keep-io-types", is_flag=True, help="With --fp16: float32 input and output.")
+@click.option("--input-name", default="input", show_default=True, help="ONNX: name of the input.")
+@click.option(
+    "--ema/--no-ema",
+    default=None,
+    help="Averaged weights, or those that were trained.  [default: what the best result was "
+    "measured with]",
+)
+@click.option("--model", "network", help="Network of weights that do not tell it: resnet50, ...")
+@click.option("--image-size", type=int, help="Side of the pictures.  [default: as evaluated]")
+@click.option(
+    "--shards", type=_PATH, help="ONNX: compare with torch on images of DIR/val, not on noise."
+)
+@click.option(
+    "--images", type=click.IntRange(min=1), default=64, show_default=True, help="So many of them."
+)
 def export(
-    checkpoint: Path,
+    model: Path,
     out: Path,
+    form: str | None,
     opset: int,
     batch: int,
     dynamic_batch: bool,
     fp16: bool,
+    keep_io_types: bool,
+    input_name: str,
+    ema: bool | None,
+    network: str | None,
+    image_size: int | None,
+    shards: Path | None,
+    images: int,
     as_json: bool,
 ) -> None:
-    """Export CHECKPOINT as ONNX and check it against torch.
+    """Write MODEL for other programs: as ONNX, a state dict of torch, or safetensors.
 
-    Input `input` (batch, 3, S, S), normalised RGB; output `output`, logits. Class names,
-    normalisation, resize and crop are in the file's metadata. Needs the extra `export`.
+    \b
+      resnet export runs/r50/best.pt --out r50.onnx --shards /data/shards
+      resnet export runs/r50/best.pt --out r50.onnx --fp16 --dynamic-batch
+      resnet export runs/r50/best.pt --out r50.safetensors
+
+    MODEL is a checkpoint, or weights of torchvision, timm or the vendor's trainer. ONNX takes
+    normalised RGB (batch, 3, S, S) as `input` and gives logits as `output`, batch norm folded in,
+    in one file that the vendor's engine reads; before it appears onnxruntime and torch must agree.
+    Weights have torchvision's names. Class names, normalisation, resize and crop are in the
+    metadata of ONNX and safetensors. Needs the extra `export`.
     """
-    from training.export import export_onnx
+    from shards.errors import UsageError
+    from training.export import OnnxOptions, export_onnx
+    from training.export_weights import export_weights, format_of
+    from training.results.predictions import check_writable
+    from training.results.saved import View, open_saved
 
-    report = export_onnx(
-        checkpoint, out, opset=opset, batch=batch, dynamic_batch=dynamic_batch, fp16=fp16
+    chosen = format_of(out) if form is None else form
+    options = OnnxOptions(
+        opset=opset,
+        batch=batch,
+        dynamic_batch=dynamic_batch,
+        fp16=fp16,
+        keep_io_types=keep_io_types,
+        input_name=input_name,
     )
-    agreement = report.agreement
-    lines = [f"{out}: {report.model}, opset {opset}, {report.bytes / 1e6:.1f} MB"]
-    if agreement is not None:
-        lines.append(
-            f"onnxruntime against torch: {agreement.same_top1} of {agreement.pictures} equal "
-            f"top-1, largest difference of a logit {agreement.largest_difference:.2g}"
+    if chosen == "onnx":
+        options.check()
+    elif options != OnnxOptions() or shards is not None:
+        raise UsageError(
+            "--opset, --batch, --dynamic-batch, --fp16, --keep-io-types, --input-name and --shards "
+            f"are for ONNX, not for {chosen}; leave them out, or give --format onnx"
         )
-    _emit(
-        as_json,
-        vars(report),
-        lines,
+    check_writable(out)
+    if shards is not None:
+        shards = _with_index(shards, ("val",))
+    saved = open_saved(model, view=View(image_size=image_size), ema=ema, model=network)
+    if saved.onnx is not None:
+        raise UsageError(f"{model} is ONNX already; give the checkpoint that it was made from")
+    if chosen == "onnx":
+        written = export_onnx(
+            saved,
+            out,
+            options=options,
+            split=None if shards is None else shards / "val",
+            images=images,
+            threads=_threads(None),
+        )
+        _emit(as_json, vars(written), _export_lines(written))
+        return
+    weights = export_weights(saved, out, "safetensors" if chosen == "safetensors" else "state-dict")
+    line = f"{out}: {weights.said}, {weights.tensors} tensors, {weights.bytes / 1e6:.1f} MB"
+    _emit(as_json, vars(weights), [line])
+
+
+def _export_lines(written: ExportReport) -> list[str]:
+    batch = "any batch" if written.batch is None else f"batch {written.batch}"
+    lines = [
+        f"{written.out}: {written.said}, {written.image_size} px, {batch}, {written.input_type} in",
+        f"opset {written.opset}, IR version {written.ir_version}, {written.bytes / 1e6:.1f} MB",
+    ]
+    found = written.agreement
+    if found is None:
+        return [*lines, "not compared with torch: onnxruntime is not installed"]
+    what = "images" if found.real else "pictures of noise (give --shards for real ones)"
+    lines.append(
+        f"onnxruntime against torch: {found.same_top1} of {found.pictures} {what} with equal "
+        f"top-1, largest difference of a logit {found.largest_difference:.2g} of "
+        f"{found.largest_logit:.3g}"
     )
+    return lines + _first_ten("with another top-1", found.different)
 
 
 @_command(resnet, "info")
 @click.argument("path", type=_PATH)
 def info(path: Path, as_json: bool) -> None:
-    """Say what a checkpoint, or a run's folder, holds.
+    """Say what a checkpoint, a run's folder, weights or an ONNX file holds.
 
-    Model, epochs, best result, data and configuration; for a run also its history. Nothing in
-    the file is executed.
+    Model, epochs, best result, data, configuration and versions; for a run also its history.
+    Made for files of any origin: nothing in them is executed, and no device is used.
     """
     from training.info import describe
 
     found = describe(path)
+    lines = {"weights": _weights_lines, "onnx": _onnx_lines}.get(found["kind"], _checkpoint_lines)
+    _emit(as_json, found, lines(found))
+
+
+def _checkpoint_lines(found: dict[str, Any]) -> list[str]:
     best, position, config = found["best"], found["position"], found["config"]
-    recipe = config["recipe"]["name"]
+    averaged = ", averaged weights too" if found["averaged_weights"] else ""
+    step = f" and {position['step']} steps" if position["step"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    digests = ", ".join(
+        f"{split} {str(found['data'].get(split))[:12]}" for split in ("train", "val")
+    )
     lines = [
         f"checkpoint  {found['checkpoint']} ({found['bytes'] / 1e6:.1f} MB)",
-        f"model       {found['model']}, {found['parameters']:,} parameters",
-        f"trained     {position['epoch']} of {config['epochs']} epochs, {config['image_size']} px",
-        f"recipe      {recipe}, batch {config['global_batch']}, lr {config['lr']}",
-        f"data        {config['shards']}, {found['classes']} classes",
+        f"model       {found['model']}, {found['parameters']:,} parameters{averaged}",
+        f"trained     {position['epoch']} of {config['epochs']} epochs{step}",
+        f"recipe      {found['recipe']}, {config['image_size']} px, lr {config['lr']}",
+        f"batch       {config['global_batch']}",
+        f"data        {config['shards']}, {found['classes']} classes ({digests})",
+        f"versions    {versions}",
     ]
     if best is not None:
         lines.append(
             f"best        top-1 {best['top1']:.2f} % ({best['top1_count']} of {best['samples']}) "
             f"after epoch {best['epoch']}"
+            + (", averaged weights" if best["weights"] == "ema" else "")
         )
-    if "log" in found:
+    if found["kind"] == "run":
         lines.append(f"best file   {found['best_checkpoint']}")
         lines.append(f"metrics     {found['log']}")
+        lines.append(f"state       {found['state']}, {found['hours']:.2f} hours")
         if found["images_per_second"] is not None:
             lines.append(f"rate        {found['images_per_second']:,.0f} images/s in training")
-    _emit(as_json, found, lines)
+    return lines
+
+
+def _weights_lines(found: dict[str, Any]) -> list[str]:
+    return [
+        f"weights     {found['file']} ({found['bytes'] / 1e6:.1f} MB), no checkpoint of ours",
+        f"layout      {found['layout']}, {found['tensors']} tensors, {', '.join(found['types'])}",
+        f"model       {found['model'] or 'unknown'}, {found['parameters']:,} parameters",
+        f"classes     {found['classes']}",
+    ]
+
+
+def _onnx_lines(found: dict[str, Any]) -> list[str]:
+    batch = "any batch" if found["batch"] is None else f"batch {found['batch']}"
+    size = "any size" if found["image_size"] is None else f"{found['image_size']} px"
+    return [
+        f"ONNX        {found['file']} ({found['bytes'] / 1e6:.1f} MB), by {found['producer']}",
+        f"format      opset {found['opset']}, IR version {found['ir_version']}",
+        f"input       {found['input']}: {found['type']}, {batch}, {size}",
+        f"output      {found['output']}: {found['classes'] or 'any number of'} logits",
+        f"model       {found['model'] or 'unknown'}, "
+        + (f"{found['class_names']} class names" if found["class_names"] else "no class names"),
+        f"resize      short side {found['resize'] or 'unknown'}, {found['interpolation']}",
+        f"normalise   mean {found['mean']}, std {found['std']}",
+    ]
+
+
+@_command(resnet, "report")
+@click.argument("runs", metavar="RUN...", type=_PATH, nargs=-1, required=True)
+@click.option("--out", type=_PATH, required=True, help="The page to write, FILE.html.")
+@click.option("--png", type=_PATH, metavar="FILE.png", help="Draw the curves there as well.")
+@click.option(
+    "--predictions",
+    type=_PATH,
+    multiple=True,
+    metavar="FILE",
+    help="What `resnet eval --save-predictions FILE` wrote: accuracy by class, the most confused "
+    "pairs, the worst mistakes. May be given several times.",
+)
+@click.option("--shards", type=_PATH, help="Take the pictures of the worst mistakes from there.")
+@click.option(
+    "--mistakes", type=click.IntRange(0, 500), default=24, show_default=True, help="So many."
+)
+def report(
+    runs: tuple[Path, ...],
+    out: Path,
+    png: Path | None,
+    predictions: tuple[Path, ...],
+    shards: Path | None,
+    mistakes: int,
+    as_json: bool,
+) -> None:
+    """Draw the history of one or several runs on one page.
+
+    \b
+      resnet report runs/r50 --out r50.html
+      resnet report runs/r50 runs/r50-ema --out both.html --png both.png
+      resnet eval runs/r50/best.pt --shards /data/shards --save-predictions best.jsonl
+      resnet report runs/r50 --predictions best.jsonl --shards /data/shards --out r50.html
+
+    Loss, accuracy, learning rate, speed, waiting for data and memory by epoch and by time; the
+    configurations with what differs in front. RUN is a run's folder, also while it is under way.
+    The page needs no network and no other file. Needs the extra `report`.
+    """
+    from training.report.report import write_report
+
+    if shards is not None:
+        shards = _with_index(shards, ("val",))
+    written = write_report(
+        runs, out, png=png, predictions=predictions, shards=shards, mistakes=mistakes
+    )
+    names = [run.name for run in written.runs]
+    parts = [_count(len(names), "run"), _count(len(written.figures), "figure")]
+    parts += [_count(written.pictures, "picture")] if written.pictures else []
+    lines = [f"{out}: {', '.join(parts)}, {written.bytes / 1e6:.1f} MB"]
+    lines += [] if png is None else [f"{png}: the curves"]
+    _emit(as_json, {**vars(written), "runs": names}, lines)
 
 
 @resnet.group("bench")
@@ -1738,6 +2704,7 @@ def bench_loader(
     """
     from shards import bench as benches
 
+    shards = _with_index(shards, ("train",))
     options = benches.BenchOptions(image_size=image_size, batch_size=batch_size, seconds=seconds)
     with _progress() as progress:
         found = benches.bench_loader(shards / "train", options, progress)
@@ -1796,3 +2763,146 @@ def _demand_line(found: LoaderBench, cards: int, a_card: float) -> str:
         f"{_count(cards, 'card')} at {a_card:,.0f} images/s "
         f"{'wants' if cards == 1 else 'want'} {wanted:,.0f} images/s: {verdict}"
     )
+
+
+_bench_model = click.option(
+    "--model", default="resnet50", show_default=True, help="resnet18, 34, 50, 101, 152."
+)
+
+
+@_command(bench, "model")
+@_bench_model
+@click.option(
+    "--batch-sizes",
+    default="16,32,64,128",
+    show_default=True,
+    help="Images a step of one device, separated by commas.",
+)
+@click.option(
+    "--image-size", type=click.IntRange(min=32), default=224, show_default=True, help="Pixels."
+)
+@_device
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="To measure each line for.",
+)
+def bench_model(
+    model: str,
+    batch_sizes: str,
+    image_size: int,
+    device: DeviceRequest,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Say how many images a second one device trains on when nothing has to be loaded.
+
+    Whole training steps on made-up pictures that lie on the device, by batch size, precision and
+    memory format: what to give as --batch-size and --amp to `resnet train`, and the most that it
+    can reach. On SDAA a card has four devices.
+    """
+    from training.bench import bench_model as run
+
+    with _progress() as progress:
+        found = run(
+            model,
+            batch_sizes=_sizes(batch_sizes),
+            image_size=image_size,
+            device=device,
+            seconds=seconds,
+            progress=progress,
+        )
+    rows = [
+        (
+            point.kind.precision,
+            "channels last" if point.kind.channels_last else "channels first",
+            point.kind.batch_size,
+            _or(point.images_per_second, "out of memory"),
+            "" if point.peak_memory is None else f"{point.peak_memory / 1e9:.2f} GB",
+        )
+        for point in found.points
+    ]
+    what = f"{model} at {image_size} pixels on {found.device} ({found.device_name})"
+    table = _table(["precision", "memory format", "batch", "images/s", "peak memory"], rows)
+    points = [{**vars(point), "kind": vars(point.kind)} for point in found.points]
+    _emit(as_json, {**vars(found), "points": points}, [what, *table])
+
+
+def _sizes(text: str) -> list[int]:
+    """Batch sizes of an option."""
+    try:
+        sizes = [int(word) for word in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise click.BadParameter(f"{text!r} is not a list of numbers as 32,64,128")
+    return sizes
+
+
+def _or(rate: float | None, otherwise: str) -> str:
+    return otherwise if rate is None else f"{rate:,.1f}"
+
+
+@_command(bench, "train")
+@_shards
+@_bench_model
+@click.option("--recipe", default="seed", show_default=True, help="Hyperparameters to start from.")
+@_batch_size
+@_image_size
+@_device
+@_amp
+@_loader_threads
+@click.option(
+    "--steps", type=click.IntRange(min=10), default=60, show_default=True, help="To train, twice."
+)
+def bench_train(
+    shards: Path,
+    model: str,
+    recipe: str,
+    batch_size: int | None,
+    image_size: int | None,
+    device: DeviceRequest,
+    amp: AmpRequest | None,
+    workers: int | None,
+    steps: int,
+    as_json: bool,
+) -> None:
+    """Say what limits training on one device of this machine: the device or the loader.
+
+    Trains on made-up pictures, then on yours, then only loads yours, with one process and all
+    cores, and says how many cores a card would need. Nothing is kept.
+    """
+    from training.bench import bench_train as run
+
+    indexed = _with_index(shards, ("train", "val"))
+    with _progress() as progress:
+        found = run(
+            indexed,
+            model=model,
+            recipe=recipe,
+            batch_size=batch_size,
+            image_size=image_size,
+            amp=amp or "auto",
+            device=device,
+            threads=_threads(workers),
+            steps=steps,
+            progress=progress,
+        )
+    rows = [
+        ("training on made-up pictures", f"{found.synthetic:,.1f}"),
+        (f"loading with {_count(found.cores, 'core')}", f"{found.loader:,.1f}"),
+        ("training on yours", f"{found.whole:,.1f}"),
+    ]
+    what = (
+        f"{model}, batch {found.batch_size}, {found.image_size} pixels, {found.precision} on "
+        f"{found.device} ({found.device_name})"
+    )
+    verdict = (
+        f"the {found.bound} is the limit; training waited for the loader {found.wait_share:.1%} of "
+        f"the time; a card's {_count(found.processes_per_card, 'device')} would take "
+        f"{_count(found.cores_a_card, 'core')} like these to load"
+    )
+    data = {**vars(found), "bound": found.bound, "cores_a_card": found.cores_a_card}
+    _emit(as_json, data, [what, *_table(["", "images/s"], rows), verdict])

@@ -1,16 +1,16 @@
-"""Tars as they lie become splits that training reads: shards of others, or ILSVRC2012's archives.
+"""What lies somewhere becomes splits that training reads: shards of others, archives, folders.
 
-Nothing is copied or extracted: every tar is read once, and what is written are links, an index and
-a manifest. A shard says itself which samples it has; an archive's samples are found as they are
+Nothing is copied or extracted: all is read once, and what is written are links, an index and a
+manifest. A shard says itself which samples it has; an archive's samples are found as they are
 for sharding, with the same keys and labels, so its content is that of shards made of it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,149 +19,65 @@ import numpy as np
 import numpy.typing as npt
 
 from prep import ilsvrc
+from prep.folders import index_folders, parts_of
+from prep.index_part import Indexed, IndexOptions, Part, Run, note_left_out, places_of
 from prep.labels import class_in_name, class_list, note_numbering
 from prep.sources import collect
 from prep.tars import find_tars
+from shards.contents import Contents, Step
 from shards.durable import folder_lock
 from shards.errors import ToolError
-from shards.foreign import (
-    Contents,
-    Place,
-    Reading,
-    Step,
-    foreign_keys,
-    read_archive,
-    read_shard,
-)
-from shards.linked import (
-    Link,
-    Source,
-    Split,
-    check_folder,
-    claim_of,
-    name_links,
-    read_all,
-    whole_split,
-    write_split,
-)
+from shards.foreign import Reading, foreign_keys, read_archive, read_shard
+from shards.linked import Source, claim_of, read_all
+from shards.links import Link, name_links
 from shards.manifest import Manifest
 from shards.plan import fingerprint
 from shards.progress import Progress
-from shards.sample import UNLABELLED, Class, Samples, ilsvrc_key
+from shards.sample import UNLABELLED, Class, Layout, Samples, ilsvrc_key
 from shards.writer import OnBad
 
 _WITHOUT_LABELS: Final = "test"
 
 
-@dataclass(frozen=True, kw_only=True)
-class IndexOptions:
-    """What a user may say of tars besides where they lie.
-
-    `labels` are for archives, `label_field` for shards without a .cls (see shards.foreign.Reading),
-    the others for both.
-    """
-
-    split: str | None = None
-    labels: Path | None = None
-    classes: Path | None = None
-    label_field: str | None = None
-    on_bad: OnBad = "fail"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Indexed:
-    """What `index_tars` did for a split; `written` is False where it was whole already."""
-
-    folder: Path
-    manifest: Manifest
-    written: bool
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One call: where to, and how."""
-
-    out: Path
-    options: IndexOptions
-    workers: int
-    progress: Progress
-
-
 def index_tars(
     paths: Sequence[Path], out: Path, options: IndexOptions, *, workers: int, progress: Progress
 ) -> list[Indexed]:
-    """Link and index tars in OUT/<split>/; a split that is whole and unchanged is kept.
+    """Link and index tars and class folders in OUT/<split>/; what is whole and unchanged is kept.
 
-    Paths are tars, patterns such as `train-{000..146}.tar`, or folders that hold tars. Raises
-    ToolError where something is missing or belongs to no split, DamagedData with the member's
-    name for what is odd in a tar, UsageError for what no index can be made of.
+    Paths are tars, patterns such as `train-{000..146}.tar`, folders that hold tars, or folders of
+    images. Raises ToolError where something is missing or belongs to no split, DamagedData with the
+    member's name for what is odd in a tar, UsageError for what no index can be made of.
     """
     shards, archives = find_tars(paths, options.split)
-    run = _Run(out=out, options=options, workers=workers, progress=progress)
+    run = Run(out=out, options=options, workers=workers, progress=progress)
     done: list[Indexed] = []
     if archives:
+        parts = parts_of(archives, out, options)
         found, classes = collect(
             archives, labels=options.labels, classes=options.classes, progress=progress
         )
         if options.classes is None:
             note_numbering(classes, progress)
-        done += [_index_archive(split, samples, classes, run) for split, samples in found.items()]
+        done += [
+            index_folders(parts[split], samples, classes, run)
+            if samples.layout is Layout.FOLDER
+            else _index_archive(split, samples, classes, run)
+            for split, samples in found.items()
+        ]
     return done + (_index_shards(shards, run) if shards else [])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """A split that is to be indexed; see shards.linked.Split."""
-
-    split: str
-    folder: Path
-    links: Sequence[Link]
-    claim: str
-
-    def whole(self) -> Manifest | None:
-        """The manifest that an earlier run wrote, where nothing has changed since. Under the lock.
-
-        Raises ToolError where the folder is not for this.
-        """
-        check_folder(self.folder, self.links)
-        return whole_split(self.folder, self.links, self.claim)
-
-    def write(
-        self,
-        contents: Sequence[Contents],
-        keys: npt.NDArray[np.bytes_],
-        classes: tuple[Class, ...],
-    ) -> Manifest:
-        """Write what was found behind the links."""
-        split = Split(
-            name=self.split,
-            folder=self.folder,
-            links=self.links,
-            contents=contents,
-            keys=keys,
-            classes=classes,
-            claim=self.claim,
-        )
-        return write_split(split)
-
-    def done(self, manifest: Manifest, started: float, *, written: bool) -> Indexed:
-        """The result, for the user."""
-        seconds = time.perf_counter() - started
-        return Indexed(folder=self.folder, manifest=manifest, written=written, seconds=seconds)
 
 
 # --- archives ---------------------------------------------------------------------------------
 
 
-def _index_archive(split: str, samples: Samples, classes: tuple[Class, ...], run: _Run) -> Indexed:
+def _index_archive(split: str, samples: Samples, classes: tuple[Class, ...], run: Run) -> Indexed:
     """Index an archive whose images are known, as they are for sharding."""
     started = time.perf_counter()
     folder, on_bad = run.out / split, run.options.on_bad
     links = name_links(samples.places)
     told: dict[str, object] = {"split": split, "classes": _listed(classes), "on_bad": on_bad}
     asked = {"samples": fingerprint(told, samples.keys, samples.labels, samples.sizes)}
-    part = _Part(split=split, folder=folder, links=links, claim=claim_of(links, asked))
+    part = Part(split=split, folder=folder, links=links, claim=claim_of(links, asked))
     with folder_lock(folder):
         whole = part.whole()
         if whole is not None:
@@ -177,7 +93,7 @@ def _index_archive(split: str, samples: Samples, classes: tuple[Class, ...], run
             for link, inside in zip(links, rows, strict=True)
         ]
         contents = read_all(sources, workers=run.workers, progress=run.progress)
-        _note_left_out(links, contents, run.progress)
+        note_left_out(links, contents, run.progress)
         kept = [inside[each.columns["number"]] for inside, each in zip(rows, contents, strict=True)]
         manifest = part.write(contents, samples.keys[np.concatenate(kept)], classes)
     return part.done(manifest, started, written=True)
@@ -196,19 +112,13 @@ def _rows(samples: Samples, link: Link) -> npt.NDArray[np.int64]:
 
 
 def _read_archive(samples: Samples, on_bad: OnBad, path: Path, step: Step) -> Contents:
-    return read_archive(path, _places(samples), on_bad, step)
-
-
-def _places(samples: Samples) -> Iterator[Place]:
-    columns = (samples.keys, samples.names, samples.labels, samples.offsets, samples.sizes)
-    for key, name, label, offset, size in zip(*(each.tolist() for each in columns), strict=True):
-        yield Place(key.decode(), name.decode(), label, offset, size)
+    return read_archive(path, places_of(samples), on_bad, step)
 
 
 # --- shards -----------------------------------------------------------------------------------
 
 
-def _index_shards(tars: Mapping[str, Sequence[Path]], run: _Run) -> list[Indexed]:
+def _index_shards(tars: Mapping[str, Sequence[Path]], run: Run) -> list[Indexed]:
     """Index shards of any number of splits, which have one list of classes."""
     started = time.perf_counter()
     given = None
@@ -228,7 +138,7 @@ def _index_shards(tars: Mapping[str, Sequence[Path]], run: _Run) -> list[Indexed
         contents = _read_shards(parts, given, run)
         classes = _classes(contents, run.progress) if given is None else given
         for part, found in zip(parts, contents, strict=True):
-            _note_left_out(part.links, found, run.progress)
+            note_left_out(part.links, found, run.progress)
             _check_labels(part, found, classes)
         return [
             part.done(_write_shards(part, found, classes, run.progress), started, written=True)
@@ -237,8 +147,8 @@ def _index_shards(tars: Mapping[str, Sequence[Path]], run: _Run) -> list[Indexed
 
 
 def _parts(
-    tars: Mapping[str, Sequence[Path]], given: tuple[Class, ...] | None, run: _Run
-) -> list[_Part]:
+    tars: Mapping[str, Sequence[Path]], given: tuple[Class, ...] | None, run: Run
+) -> list[Part]:
     """The splits. The classes of each may follow from the labels of all, so each claims all."""
     links = {split: name_links(paths) for split, paths in sorted(tars.items())}
     asked = {
@@ -248,13 +158,13 @@ def _parts(
         "splits": {split: claim_of(each, {}) for split, each in links.items()},
     }
     return [
-        _Part(split=split, folder=run.out / split, links=each, claim=claim_of(each, asked))
+        Part(split=split, folder=run.out / split, links=each, claim=claim_of(each, asked))
         for split, each in links.items()
     ]
 
 
 def _read_shards(
-    parts: Sequence[_Part], given: tuple[Class, ...] | None, run: _Run
+    parts: Sequence[Part], given: tuple[Class, ...] | None, run: Run
 ) -> list[list[Contents]]:
     """What the shards of each split hold, in the order of its links."""
     sources = []
@@ -279,7 +189,7 @@ def _read_shards(
 
 
 def _write_shards(
-    part: _Part, contents: Sequence[Contents], classes: tuple[Class, ...], progress: Progress
+    part: Part, contents: Sequence[Contents], classes: tuple[Class, ...], progress: Progress
 ) -> Manifest:
     keys, reason = foreign_keys(contents)
     if reason:
@@ -313,7 +223,7 @@ def _file_name(name: bytes) -> str:
     return name.rpartition(b"/")[2].decode()
 
 
-def _check_labels(part: _Part, contents: Sequence[Contents], classes: tuple[Class, ...]) -> None:
+def _check_labels(part: Part, contents: Sequence[Contents], classes: tuple[Class, ...]) -> None:
     """Refuse labels that names contradict, as ILSVRC2012's can, and a test set labelled in part."""
     ids = [each.id for each in classes]
     listed = set(ids)
@@ -332,27 +242,4 @@ def _check_labels(part: _Part, contents: Sequence[Contents], classes: tuple[Clas
     if 0 < bare < len(labels):
         raise ToolError(
             f"{part.split}: {bare} of {len(labels)} samples have no label; it takes all or none"
-        )
-
-
-# --- both -------------------------------------------------------------------------------------
-
-
-def _note_left_out(links: Sequence[Link], contents: Sequence[Contents], progress: Progress) -> None:
-    """Say which samples were left out, and which members belong to none."""
-    found = list(zip(links, contents, strict=True))
-    skipped = [(link, bad) for link, each in found for bad in each.skipped]
-    if skipped:
-        link, bad = skipped[0]
-        progress.note(
-            f"{len(skipped)} samples were left out and are listed in the manifest; the first is "
-            f"{bad.name} of {link.target}: {bad.reason}"
-        )
-    ignored = [(link, *each.ignored) for link, each in found]
-    count = sum(each for _, each, _ in ignored)
-    if count:
-        link, name = next((link, name) for link, each, name in ignored if each)
-        progress.note(
-            f"{count} members belong to no sample (no ending, hidden, or __meta__) and were passed "
-            f"over; the first is {name} of {link.target}"
         )

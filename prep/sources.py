@@ -28,6 +28,8 @@ from prep.archives import (
 from prep.ilsvrc import ARCHIVES, ArchiveKind
 from prep.labels import canonical_name, class_in_name, class_list, find_labels
 from shards.errors import DamagedData, ToolError, UsageError
+from shards.links import FOLDER_ENDING
+from shards.manifest import MANIFEST_NAME
 from shards.progress import Progress
 from shards.sample import UNLABELLED, Class, Layout, Samples
 
@@ -198,7 +200,7 @@ def _named_split(path: Path, split: str | None) -> str:
 
 def _split_in_names(path: Path) -> str | None:
     """The split of a flat folder with ILSVRC2012's validation or test images."""
-    name = next(_flat_names(path), "") if path.is_dir() else ""
+    name = next(flat_names(path), "") if path.is_dir() else ""
     return {"ILSVRC2012_val_": "val", "ILSVRC2012_test": "test"}.get(name[:15])
 
 
@@ -222,8 +224,12 @@ def _folder_form(path: Path) -> Form | None:
     """How images lie in a folder; None where it has none, or is not there."""
     if not path.is_dir():
         return None
-    flat = next(_flat_names(path), None)
-    if not _class_folders(path):
+    if (path / MANIFEST_NAME).exists() and any(path.glob(f"*{FOLDER_ENDING}")):
+        raise ToolError(
+            f"{path} is an index of class folders (`imagenet-prep index`); give those themselves"
+        )
+    flat = next(flat_names(path), None)
+    if not class_folders(path):
         return None if flat is None else Form.FLAT_FOLDER
     if flat is not None:
         raise ToolError(
@@ -233,14 +239,14 @@ def _folder_form(path: Path) -> Form | None:
     return Form.CLASS_FOLDERS
 
 
-def _class_folders(path: Path) -> list[Path]:
+def class_folders(path: Path) -> list[Path]:
     """Folders of `path` that could be classes, sorted by name, hidden ones left out."""
     with os.scandir(path) as entries:
         names = [each.name for each in entries if each.is_dir() and not each.name.startswith(".")]
     return [path / name for name in sorted(names) if name not in SPLITS]
 
 
-def _flat_names(path: Path) -> Iterator[str]:
+def flat_names(path: Path) -> Iterator[str]:
     """Names of images in a folder that say themselves what they are: ILSVRC2012's."""
     with os.scandir(path) as entries:
         for entry in entries:
@@ -351,7 +357,7 @@ def _find_flat_folder(path: Path) -> _Found:
 
 def _find_folders(path: Path) -> _Found:
     found = _Found(layout=Layout.FOLDER)
-    for folder in _class_folders(path):
+    for folder in class_folders(path):
         found.places.append(folder)
         _add_files(found, folder, folder.name)
     return found

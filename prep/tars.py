@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from prep.archives import SPLITS, Form, recognise
+from prep.archives import SPLITS, recognise
 from prep.inflate import is_compressed
 from prep.sources import Source, find_sources
 from shards.errors import DamagedData, ToolError, UsageError
@@ -24,7 +24,7 @@ _WORDS: Final = {**SPLITS, "training": "train", "valid": "val"}
 def find_tars(
     paths: Sequence[Path], split: str | None
 ) -> tuple[dict[str, list[Path]], list[Source]]:
-    """The shards that the paths are, name or hold, by split; and the archives.
+    """The shards that the paths are, name or hold, by split; and archives and folders of images.
 
     `split` selects one split, and names it where the tars themselves do not. Raises ToolError for
     what is missing or not recognised, UsageError where it cannot be indexed.
@@ -40,11 +40,6 @@ def find_tars(
     by_split = _by_split(shards, split) if shards else {}
     archives = find_sources(others, split) if others else []
     for each in archives:
-        if each.form in (Form.CLASS_FOLDERS, Form.FLAT_FOLDER):
-            raise UsageError(
-                f"{each.path} holds images in folders, and an index is of tars; make shards of "
-                "them with `imagenet-prep shard`"
-            )
         if each.split in by_split:
             raise UsageError(
                 f"both {by_split[each.split][0]} and {each.path} are the split {each.split!r}; "

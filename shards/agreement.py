@@ -14,7 +14,8 @@ import numpy as np
 
 from shards.errors import DamagedData, ToolError
 from shards.image import LARGEST_PIXELS, Format
-from shards.index import SHARDS_LAYOUT, Index
+from shards.index import FOLDERS_LAYOUT, SHARDS_LAYOUT, Index
+from shards.loose import loose_findings
 from shards.manifest import Manifest, Skipped, check_file_name
 from shards.plan import Plan, PlanOptions, stored_sizes
 from shards.sample import LARGEST_IMAGE, LONGEST_KEY, UNLABELLED, Class, Layout, Samples
@@ -57,6 +58,8 @@ def index_findings(index: Index, manifest: Manifest) -> list[str]:
     except DamagedData as error:
         findings.append(str(error))
     findings += _place_findings(index, manifest)
+    if manifest.is_loose:
+        findings += loose_findings(index)
     return [*findings, *_image_findings(index, len(manifest.classes))]
 
 
@@ -139,10 +142,12 @@ def inner_findings(index: Index) -> list[str]:
         if int(index["shard"].max()) >= len(header.files):
             return ["it names a shard that does not exist"]
         findings = list(_image_findings(index, len(header.classes)))
-        if index.header.get("layout") != header.plan.get("layout", SHARDS_LAYOUT):
+        layout = header.plan.get("layout", SHARDS_LAYOUT)
+        if index.header.get("layout") != layout:
             return ["its header contradicts its plan"]
-        if "layout" in header.plan:
-            return findings or list(_overlaps(index))
+        if layout != SHARDS_LAYOUT:
+            odd = loose_findings if layout == FOLDERS_LAYOUT else _overlaps
+            return findings or list(odd(index))
         plan = plan_of(index, header)
         return [*findings, *_row_findings(index, plan), *_plan_findings(index, header, plan)]
     except (ToolError, KeyError, TypeError, ValueError, OverflowError) as error:

@@ -13,21 +13,29 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from shards.augment import random_resized_crops
+from shards.cores import available_cores
 from shards.cutting import Box
 from shards.dataset import Dataset
 from shards.decode import Decoder
 from shards.errors import DamagedData
 from shards.loader import Batch, Loader
 from shards.order import epoch_order
-from shards.parallel import available_cores
 from shards.progress import Progress
 from shards.transform import TrainTransform
 
 _CHUNK = 64  # images of the decode limit whose crops are chosen at a time
+
+
+class Batches(Protocol):
+    """A loader, as far as it is measured here."""
+
+    def epoch(self, epoch: int, /) -> Iterator[Batch]:
+        """The batches of an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +103,8 @@ def bench_loader(folder: Path, options: BenchOptions, progress: Progress) -> Loa
             with Loader(
                 dataset, transform, global_batch=options.batch_size, threads=threads
             ) as loader:
-                points.append(_point(loader, threads, options.seconds))
+                rate = loading_rate(loader, options.seconds)
+                points.append(Point(threads=threads, images_per_second=rate))
                 for way, count in loader.stats().ways.items():
                     ways[way] = ways.get(way, 0) + count
             progress.advance(1)
@@ -119,19 +128,19 @@ def thread_counts(cores: int) -> list[int]:
     return [*powers, cores]
 
 
-def _point(loader: Loader, threads: int, seconds: float) -> Point:
-    """From the first batch on, so that starting does not count; epochs follow each other."""
+def loading_rate(loader: Batches, seconds: float) -> float:
+    """Images a second, epoch after epoch, from the first batch on: starting does not count."""
     batches = _endless(loader)
     next(batches)
     count, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or not count:
         count += len(next(batches).labels)
-    return Point(threads=threads, images_per_second=count / elapsed)
+    return count / elapsed
 
 
-def _endless(loader: Loader) -> Iterator[Batch]:
-    while True:
-        yield from loader
+def _endless(loader: Batches) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from loader.epoch(epoch)
 
 
 def _decode_limit(

@@ -17,6 +17,7 @@ from shards.agreement import index_findings
 from shards.errors import DamagedData
 from shards.image import Format, ImageInfo
 from shards.index import INDEX_NAME, SHARDS_LAYOUT, Index
+from shards.loose import LooseFiles, lost_folders
 from shards.manifest import Manifest, check_sizes
 from shards.reader import Reader
 from shards.sample import Layout
@@ -27,6 +28,7 @@ _FORMATS = {int(each): each for each in Format}
 class Place(NamedTuple):
     """Where a sample's bytes lie, and what the index says of them."""
 
+    number: int  # canonical
     shard: int
     offset: int
     size: int
@@ -51,7 +53,8 @@ class Dataset:
         keys: bytes, shape (N,), in canonical (ascending) order.
         labels: int32, shape (N,), by canonical number.
         widths, heights: uint32, shape (N,), pixels, by canonical number.
-        shards: uint32, shape (N,): the shard of each sample, by canonical number.
+        shards: uint32, shape (N,): the shard (or class folder) of each sample, by canonical number.
+        is_loose: whether each sample is a file of its own, in class folders.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, index: Index) -> None:
@@ -72,17 +75,25 @@ class Dataset:
         self._formats = index["format"][rows]
         self._components = index["components"][rows]
         self._files = [shard.name for shard in manifest.shards]
-        self._reader = Reader(Layout.TAR, [folder / shard.name for shard in manifest.shards])
+        self.is_loose = manifest.is_loose
+        places = [folder / name for name in self._files]
+        self._reader = Reader(Layout.TAR, () if self.is_loose else places)
+        self._loose = None
+        if self.is_loose:
+            names, digests = index["name"][rows], index["xxh3"][rows]
+            self._loose = LooseFiles(places, names, digests, out=folder.parent)
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
         """Open a split's folder; milliseconds, since sizes are checked but not digests.
 
         Raises ToolError where there are no finished shards, DamagedData where manifest, index
-        and shards do not fit together.
+        and shards do not fit together. Files of class folders are looked at when they are read.
         """
         manifest = Manifest.read(folder)
         lost = check_sizes(folder, manifest.files())
+        if manifest.is_loose:
+            lost |= lost_folders(folder, [each.name for each in manifest.shards])
         if lost:
             raise DamagedData(_lost_files(folder, manifest, lost))
         index = Index.read(folder / INDEX_NAME)
@@ -101,15 +112,21 @@ class Dataset:
             self._formats, self.widths, self.heights, self._components,
         )  # fmt: skip
         return [
-            Place(shard, offset, size, ImageInfo(_FORMATS[kind], width, height, components))
-            for shard, offset, size, kind, width, height, components in zip(
-                *(column[numbers].tolist() for column in columns), strict=True
+            Place(number, shard, offset, size, ImageInfo(_FORMATS[kind], width, height, components))
+            for number, shard, offset, size, kind, width, height, components in zip(
+                numbers.tolist(), *(column[numbers].tolist() for column in columns), strict=True
             )
         ]
 
     def read_into(self, view: memoryview, place: Place) -> None:
-        """Fill `view`, of the sample's size, with its bytes."""
-        self._reader.read_into(view, place.shard, "", place.offset)
+        """Fill `view`, of the sample's size, with its bytes.
+
+        Raises DamagedData where the shard has become shorter, or the file is another one.
+        """
+        if self._loose is None:
+            self._reader.read_into(view, place.shard, "", place.offset)
+        else:
+            self._loose.read_into(view, place.shard, place.number)
 
     def read(self, number: int) -> Encoded:
         """The encoded image of a sample by its canonical number."""
@@ -119,9 +136,11 @@ class Dataset:
         return Encoded(data, place.info)
 
     def describe(self, number: int) -> str:
-        """Where a sample lies, for messages: shard, key, offset."""
-        shard = self._files[int(self.shards[number])]
+        """Where a sample lies, for messages: shard, key, offset; or its file, and its key."""
         key = self.keys[number].decode()
+        if self._loose is not None:
+            return f"{self._loose.path(int(self.shards[number]), number)} (sample {key})"
+        shard = self._files[int(self.shards[number])]
         return f"{self.folder / shard}: sample {key} at byte {self._offsets[number]}"
 
     def close(self) -> None:
@@ -143,8 +162,11 @@ def _lost_files(folder: Path, manifest: Manifest, lost: Mapping[str, str]) -> st
     path = folder / name
     if path.is_symlink() and not path.exists():
         return said  # with what to do
-    if manifest.plan.get("layout", SHARDS_LAYOUT) != SHARDS_LAYOUT:
-        return f"{said}; run `imagenet-prep index` again on the tars where they lie now"
+    if manifest.is_loose and name in {each.name for each in manifest.shards}:
+        return said  # with what to do
+    if manifest.layout != SHARDS_LAYOUT:
+        what = "class folders" if manifest.is_loose else "tars"
+        return f"{said}; run `imagenet-prep index` again on the {what} where they lie now"
     return (
         f"{said}; `imagenet-prep verify {folder} --repair --source PATH`, with what the shards "
         "were made of, makes it again"

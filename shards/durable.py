@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,10 +109,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Let one process at a time write into `folder`; the lock dies with its process.
 
-    Raises ToolError when another process holds it.
+    When another process holds it, raises ToolError; or calls `waiting` and waits.
     """
     records = folder / RECORDS
     records.mkdir(parents=True, exist_ok=True)
@@ -120,8 +120,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ToolError(
-                f"{folder} is being written by another process; "
-                "wait for it to end or choose another folder"
-            ) from None
+            if waiting is None:
+                raise ToolError(
+                    f"{folder} is being written by another process; "
+                    "wait for it to end or choose another folder"
+                ) from None
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -135,7 +135,7 @@ class Evidence:
         findings = index_findings(index, manifest)
         if findings:
             return findings
-        told = {each.name: each.sha256 for each in manifest.files()}
+        told = {each.name: each.sha256 for each in (*manifest.shards, *manifest.extras)}
         sizes = {each.name: each.bytes for each in manifest.shards}
         shards = shard_files(index, told, sizes)
         samples = {each.name: each.samples for each in manifest.extras}

@@ -19,6 +19,7 @@ from shards.comparison import compare
 from shards.evidence import Evidence
 from shards.hashing import hash_file
 from shards.index import INDEX_NAME, Index
+from shards.loose import check_folder, lost_folders
 from shards.manifest import MANIFEST_NAME, SUMS_NAME, File, Manifest, check_sizes
 from shards.parallel import Stop, run_jobs
 from shards.progress import Progress
@@ -205,7 +206,9 @@ class _Examiner:
     def look(self, only: Collection[str] | None, workers: int) -> list[Found]:
         """Look at all shards and files for other readers, or at `only` those, in order."""
         files = [*self.manifest.shards, *self.manifest.extras]
-        wrong = check_sizes(self.folder, files)
+        names = [each.name for each in self.manifest.shards]
+        is_loose = self.manifest.is_loose
+        wrong = lost_folders(self.folder, names) if is_loose else check_sizes(self.folder, files)
         jobs = [
             (number, file)
             for number, file in enumerate(files)
@@ -228,6 +231,8 @@ class _Examiner:
         path = self.folder / file.name
         if wrong is not None and not path.is_file():
             return Found(file, "", Fault(file.name, wrong))
+        if self.manifest.is_loose:
+            return self._look_into(number, file, stop)
 
         def step(count: int) -> None:
             stop.check()
@@ -245,6 +250,19 @@ class _Examiner:
             fault = self._other_digest(file, found.sha256)
             return Found(file, found.sha256, fault, told_wrong=True)
         return Found(file, found.sha256, self._fault(file, found.sha256, wrong, found.damage))
+
+    def _look_into(self, number: int, folder: File, stop: Stop) -> Found:
+        """Look at the images in a class folder; its SHA-256 follows from the index."""
+        if self.index is None:
+            return Found(folder, folder.sha256, None)
+
+        def step(count: int) -> None:
+            stop.check()
+            self.progress.advance(count)
+
+        damage = tuple(check_folder(self.index, number, self.folder / folder.name, step))
+        fault = self._fault(folder, folder.sha256, None, damage)
+        return Found(folder, folder.sha256, fault)
 
     def _fault(
         self, file: File, sha256: str, wrong: str | None, damage: tuple[Damage, ...]

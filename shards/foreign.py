@@ -10,30 +10,25 @@ from __future__ import annotations
 
 import json
 import re
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from shards.columns import Column
+from shards.contents import BadSample, Contents, Place, Rows, Step, look, skip
 from shards.errors import DamagedData
 from shards.hashed import HashedBytes
-from shards.image import read_info
 from shards.manifest import Skipped
 from shards.sample import LARGEST_IMAGE, LONGEST_KEY, UNLABELLED, ilsvrc_key
 from shards.tar import Bytes, Member, scan
 
 if TYPE_CHECKING:
     from shards.writer import OnBad
-
-Step: TypeAlias = Callable[[int], None]
 
 IMAGE_FIELDS: Final = ("jpg", "jpeg", "png")
 LABEL_FIELD: Final = "cls"
@@ -47,17 +42,6 @@ _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _META = re.compile(r"__[^/]*__(?:$|/)")  # which WebDataset passes over
 _INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,18})\s*")
 _TELLING_MEMBERS: Final = 200  # in which a sample with a field besides its image must be
-# Columns of the index that an image and its place decide.
-_COLUMNS: Final = {
-    "number": np.uint32,  # of the sample in its tar, those that were left out counted
-    "offset": np.uint64,
-    "size": np.uint32,
-    "xxh3": np.uint64,
-    "width": np.uint32,
-    "height": np.uint32,
-    "components": np.uint8,
-    "format": np.uint8,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,67 +60,6 @@ class Reading:
     on_bad: OnBad = "fail"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What one pass over a tar found, in the order of the tar.
-
-    `columns` are those of the index that lie in the tar itself, `name` and `label` among them, and
-    `number`. `ignored` are members that belong to no sample: how many, and the first of them.
-    """
-
-    bytes: int
-    sha256: str
-    columns: dict[str, Column]
-    skipped: tuple[Skipped, ...] = ()
-    ignored: tuple[int, str] = (0, "")
-
-    def __len__(self) -> int:
-        return len(self.columns["offset"])
-
-
-class Place(NamedTuple):
-    """An image of an archive, known before it is read."""
-
-    key: str
-    name: str
-    label: int
-    offset: int
-    size: int
-
-
-class _Bad(DamagedData):
-    """A sample that cannot be used: the reason, for the member that is named with it."""
-
-
-class _Rows:
-    """Rows of the index, gathered in few bytes: an archive may have 1.28 million."""
-
-    def __init__(self) -> None:
-        self._numbers = array("Q")
-        self._labels = array("i")
-        self._names: list[bytes] = []
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def add(self, name: str, label: int, numbers: tuple[int, ...]) -> None:
-        """Add a row; `numbers` in the order of `_COLUMNS`."""
-        self._names.append(name.encode())
-        self._labels.append(label)
-        self._numbers.extend(numbers)
-
-    def columns(self) -> dict[str, Column]:
-        """The columns, each of its own type."""
-        numbers = np.array(self._numbers, np.uint64).reshape(-1, len(_COLUMNS)).T
-        columns: dict[str, Column] = {
-            name: column.astype(dtype)
-            for (name, dtype), column in zip(_COLUMNS.items(), numbers, strict=True)
-        }
-        columns["label"] = np.array(self._labels, np.int32)
-        columns["name"] = np.array(self._names, np.bytes_)
-        return columns
-
-
 # --- archives ---------------------------------------------------------------------------------
 
 
@@ -145,13 +68,13 @@ def read_archive(path: Path, places: Iterable[Place], on_bad: OnBad, step: Step)
 
     Raises DamagedData for an image that cannot be used, or with `on_bad` "skip" lists it.
     """
-    rows, skipped = _Rows(), []
+    rows, skipped = Rows(), []
     with HashedBytes(path, step) as source:
         for number, place in enumerate(places):
             try:
                 looked = _look(source, path, place.offset, place.size)
-            except _Bad as error:
-                skipped.append(_skip(path, place.key, place.name, error, on_bad))
+            except BadSample as error:
+                skipped.append(skip(path, place.key, place.name, error, on_bad))
             else:
                 rows.add(place.name, place.label, (number, *looked))
         return Contents(
@@ -163,24 +86,13 @@ def read_archive(path: Path, places: Iterable[Place], on_bad: OnBad, step: Step)
 
 
 def _look(source: Bytes, path: Path, offset: int, size: int) -> tuple[int, ...]:
-    """Read an image and say what the index has of it, from its offset on. Raises _Bad."""
+    """Read an image and say what the index has of it, from its offset on. Raises BadSample."""
     if size > LARGEST_IMAGE:
-        raise _Bad(f"it has {size} bytes, an image may have {LARGEST_IMAGE}")
+        raise BadSample(f"it has {size} bytes, an image may have {LARGEST_IMAGE}")
     data = source.read_at(offset, size)
     if len(data) < size:
         raise DamagedData(f"{path} became shorter while it was read; wait until it is complete")
-    try:
-        info = read_info(data)
-    except DamagedData as error:
-        raise _Bad(str(error)) from None
-    shape = (info.width, info.height, info.components, info.format)
-    return offset, size, xxhash.xxh3_64_intdigest(data), *shape
-
-
-def _skip(path: Path, key: str, name: str, error: _Bad, on_bad: OnBad) -> Skipped:
-    if on_bad == "fail":
-        raise DamagedData(f"{path}: {name}: {error}; pass --on-bad skip to leave it out") from None
-    return Skipped(key, name, str(error))
+    return look(data, offset)
 
 
 # --- shards -----------------------------------------------------------------------------------
@@ -231,7 +143,7 @@ class _Sample:
     fields: dict[str, str] = field(default_factory=dict)  # names of the members
     image: tuple[str, tuple[int, ...]] | None = None  # name of the member, and what was seen
     label: int | None = None
-    fault: tuple[str, _Bad] | None = None  # the first one, and its member
+    fault: tuple[str, BadSample] | None = None  # the first one, and its member
 
 
 @dataclass(kw_only=True)
@@ -241,7 +153,7 @@ class _Samples:
     path: Path
     reading: Reading
     source: Bytes
-    rows: _Rows = field(default_factory=_Rows)
+    rows: Rows = field(default_factory=Rows)
     skipped: list[Skipped] = field(default_factory=list)
     ignored: int = 0
     first_ignored: str = ""
@@ -263,7 +175,7 @@ class _Samples:
         sample.fields[told[1]] = member.name
         try:
             self._read(sample, told[1], member)
-        except _Bad as error:
+        except BadSample as error:
             sample.fault = sample.fault or (member.name, error)
 
     def _sample(self, key: str, name: str) -> _Sample:
@@ -283,7 +195,7 @@ class _Samples:
     def _read(self, sample: _Sample, field_name: str, member: Member) -> None:
         if field_name in IMAGE_FIELDS:
             if sample.image is not None:
-                raise _Bad(f"it is a second image beside {sample.image[0]!r}")
+                raise BadSample(f"it is a second image beside {sample.image[0]!r}")
             looked = _look(self.source, self.path, member.offset, member.size)
             sample.image = member.name, (sample.number, *looked)
         elif field_name == (LABEL_FIELD if self.reading.label_field is None else JSON_FIELD):
@@ -293,7 +205,9 @@ class _Samples:
         name = self.reading.label_field
         limit = _LARGEST_LABEL if name is None else LARGEST_JSON
         if member.size > limit:
-            raise _Bad(f"it has {member.size} bytes, and {limit} are plenty for what it should be")
+            raise BadSample(
+                f"it has {member.size} bytes, and {limit} are plenty for what it should be"
+            )
         data = self.source.read_at(member.offset, member.size)
         return read_label(data, name, self.reading.classes)
 
@@ -304,23 +218,23 @@ class _Samples:
             return
         fault = sample.fault or self._gap(sample)
         if fault is not None:
-            self.skipped.append(_skip(self.path, sample.key, *fault, self.reading.on_bad))
+            self.skipped.append(skip(self.path, sample.key, *fault, self.reading.on_bad))
         elif sample.image is not None:
             name, looked = sample.image
             self.rows.add(name, UNLABELLED if sample.label is None else sample.label, looked)
 
-    def _gap(self, sample: _Sample) -> tuple[str, _Bad] | None:
+    def _gap(self, sample: _Sample) -> tuple[str, BadSample] | None:
         """What a sample lacks."""
         held = ", ".join(f".{each}" for each in sample.fields)
         if sample.image is None:
             wanted = ", ".join(f".{each}" for each in IMAGE_FIELDS)
-            return sample.key, _Bad(f"it has no image ({wanted}), only {held}")
+            return sample.key, BadSample(f"it has no image ({wanted}), only {held}")
         if sample.label is not None or not self.reading.labelled:
             return None
         if self.reading.label_field is not None:
-            return sample.key, _Bad(f"it has no .{JSON_FIELD} with a label, only {held}")
+            return sample.key, BadSample(f"it has no .{JSON_FIELD} with a label, only {held}")
         remedy = "; name the label's field in it by --label-field" * (JSON_FIELD in sample.fields)
-        return sample.key, _Bad(f"it has no label (.{LABEL_FIELD}), only {held}{remedy}")
+        return sample.key, BadSample(f"it has no label (.{LABEL_FIELD}), only {held}{remedy}")
 
 
 def read_label(data: bytes, label_field: str | None, classes: int | None) -> int:
@@ -332,14 +246,14 @@ def read_label(data: bytes, label_field: str | None, classes: int | None) -> int
     most = MOST_CLASSES if classes is None else classes
     if not 0 <= label < most:
         given = "without --classes FILE" if classes is None else f"of {classes} classes"
-        raise _Bad(f"its label is {label}; {given} labels are 0 to {most - 1}")
+        raise BadSample(f"its label is {label}; {given} labels are 0 to {most - 1}")
     return label
 
 
 def _integer(data: bytes) -> int:
     match = _INTEGER.fullmatch(data)
     if match is None:
-        raise _Bad(f"its label {data[:40]!r} is no integer")
+        raise BadSample(f"its label {data[:40]!r} is no integer")
     return int(match[1])
 
 
@@ -348,16 +262,16 @@ def _in_json(data: bytes, name: str) -> int:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise _Bad("it is no JSON") from None
+        raise BadSample("it is no JSON") from None
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
             held = ", ".join(map(str, value)) if isinstance(value, dict) else "no object"
-            raise _Bad(f"it has no field {name!r} (--label-field); it has {held[:200]}")
+            raise BadSample(f"it has no field {name!r} (--label-field); it has {held[:200]}")
         value = value[part]
     if isinstance(value, str):
         return _integer(value.encode())
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _Bad(f"its field {name!r} is {str(value)[:40]!r}, no integer")
+        raise BadSample(f"its field {name!r} is {str(value)[:40]!r}, no integer")
     return value
 
 

@@ -25,6 +25,7 @@ INDEX_NAME = "index.safetensors"
 INDEX_FORMAT = "imagenet-resnet.index"
 INDEX_VERSION = 1
 SHARDS_LAYOUT = "shards"  # the header's `layout` where the files are shards of our own
+FOLDERS_LAYOUT = "folders"  # where they are class folders, and each sample a file in one
 
 COLUMNS = {
     "key": "S",

@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.columns import read_columns, write_columns
+from shards.contents import Contents, Step
 from shards.durable import (
     RECORDS,
     atomic_file,
@@ -29,10 +29,10 @@ from shards.durable import (
     remove_leftovers,
     sync_folder,
 )
-from shards.errors import DamagedData, ToolError, UsageError
-from shards.foreign import Contents, Step
+from shards.errors import DamagedData, ToolError
 from shards.hashing import hash_file
 from shards.index import INDEX_NAME, SHARDS_LAYOUT, Index, make_header
+from shards.links import ENDINGS, Link
 from shards.manifest import MANIFEST_NAME, SUMS_NAME, File, Manifest, Skipped, check_sizes
 from shards.parallel import Stop, run_jobs
 from shards.plan import FORMAT_VERSION, canonical_json, fingerprint
@@ -40,50 +40,6 @@ from shards.progress import Progress
 from shards.sample import Class
 
 LAYOUT: Final = "foreign"  # of an index whose tars are not of this tool's making
-_NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.-]")
-
-
-class Link(NamedTuple):
-    """The plain name of a tar in its split, and where it lies."""
-
-    name: str
-    target: Path
-
-
-# --- names ------------------------------------------------------------------------------------
-
-
-def name_links(paths: Sequence[Path]) -> list[Link]:
-    """A link for each tar, sorted by name: its own name, and as many folders as it takes.
-
-    A tar that is given twice has one link. Raises UsageError where no name tells two apart.
-    """
-    targets = {path.resolve(): _located(path) for path in reversed(paths)}.values()
-    depths = dict.fromkeys(targets, 1)
-    while True:
-        named: dict[str, list[Path]] = {}
-        for target, depth in depths.items():
-            named.setdefault(_plain_name(target, depth), []).append(target)
-        same = [target for group in named.values() if len(group) > 1 for target in group]
-        if not same:
-            return [Link(name, named[name][0]) for name in sorted(named)]
-        for target in same:
-            depths[target] += 1
-            if depths[target] > max(len(each.parts) for each in same):
-                one, other = sorted(same)[:2]
-                raise UsageError(f"{one} and {other} have names too alike: rename one of them")
-
-
-def _located(path: Path) -> Path:
-    """Where a tar lies, under its own name: that of a link to it, where one was given."""
-    return path.parent.resolve() / path.name
-
-
-def _plain_name(target: Path, depth: int) -> str:
-    """The last parts of a path in the letters that a manifest takes."""
-    name = _NOT_PLAIN.sub("_", "-".join(target.parts[1:][-depth:]))
-    name = re.sub(r"^[.-]", "_", name)
-    return name if name.endswith(".tar") else f"{name}.tar"
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -91,15 +47,17 @@ def _plain_name(target: Path, depth: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A tar that is to be read, and in which split's folder that is noted.
+    """A tar or class folder that is to be read, and in which split's folder that is noted.
 
-    `asked` is all that the result depends on besides the tar.
+    `asked` is all that the result depends on besides the tar. `bytes` is how much there is to read
+    in a folder; what is noted of one is kept, so that it is not read again for a change in another.
     """
 
     folder: Path
     path: Path
     asked: Mapping[str, object]
     read: Callable[[Path, Step], Contents]
+    bytes: int | None = None
 
     @property
     def record(self) -> Path:
@@ -107,11 +65,34 @@ class Source:
         told = canonical_json(
             [FORMAT_VERSION, str(self.path), identity(self.path), dict(self.asked)]
         )
-        return _records(self.folder) / hashlib.sha256(told).hexdigest()[:32]
+        notes = _records(self.folder) if self.bytes is None else _lasting_records(self.folder)
+        return notes / hashlib.sha256(told).hexdigest()[:32]
+
+    @property
+    def size(self) -> int:
+        """How many bytes are to be read."""
+        return self.path.stat().st_size if self.bytes is None else self.bytes
 
 
 def _records(folder: Path) -> Path:
     return folder / RECORDS / "index"
+
+
+def _lasting_records(folder: Path) -> Path:
+    return folder / RECORDS / "folders"
+
+
+def begin(folder: Path) -> None:
+    """Mark a split as begun; `write_split` takes the mark away."""
+    _records(folder).mkdir(parents=True, exist_ok=True)
+
+
+def forget_others(folder: Path, sources: Sequence[Source]) -> None:
+    """Remove what is noted of class folders as they were before, or that are given no more."""
+    wanted = {source.record for source in sources}
+    for path in _lasting_records(folder).iterdir():
+        if path not in wanted:
+            path.unlink()
 
 
 def read_all(sources: Sequence[Source], *, workers: int, progress: Progress) -> list[Contents]:
@@ -119,7 +100,7 @@ def read_all(sources: Sequence[Source], *, workers: int, progress: Progress) -> 
 
     Raises DamagedData as `read` does, and for a tar that changes while it is read.
     """
-    sizes = [source.path.stat().st_size for source in sources]
+    sizes = [source.size for source in sources]
     progress.start("indexing", sum(sizes), "bytes")
     found: dict[int, Contents] = {}
     for number, source in enumerate(sources):
@@ -189,6 +170,7 @@ class Split:
     keys: npt.NDArray[np.bytes_]
     classes: tuple[Class, ...]
     claim: str
+    layout: str = LAYOUT
 
 
 def claim_of(links: Sequence[Link], asked: Mapping[str, object]) -> str:
@@ -240,7 +222,8 @@ def write_split(split: Split) -> Manifest:
         File(name=link.name, bytes=each.bytes, sha256=each.sha256, samples=len(each))
         for link, each in zip(split.links, split.contents, strict=True)
     )
-    _refuse_same(split.links, split.contents)
+    if split.layout == LAYOUT:
+        _refuse_same(split.links, split.contents)
     stale = check_folder(folder, split.links)
     remove_leftovers(folder)
     (folder / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the folder is unfinished
@@ -271,15 +254,15 @@ def check_folder(folder: Path, links: Sequence[Link]) -> list[Path]:
     wanted = {link.name: link for link in links}
     inside = {link.target for link in links}
     stale = []
-    for path in sorted(folder.glob("*.tar")):
+    for path in sorted(each for ending in ENDINGS for each in folder.glob(f"*{ending}")):
         if path.is_symlink() and path.name in wanted:
             continue
         if folder.resolve() / path.name in inside:
             continue
         if not path.is_symlink() or path.name not in earlier:
             raise ToolError(
-                f"{folder} holds {path.name}, which is not among the tars that were given; remove "
-                "it or choose another --out"
+                f"{folder} holds {path.name}, which is not among the tars and folders that were "
+                "given; remove it or choose another --out"
             )
         stale.append(path)
     return stale
@@ -288,10 +271,10 @@ def check_folder(folder: Path, links: Sequence[Link]) -> list[Path]:
 def _linked_earlier(folder: Path) -> set[str]:
     """Names of the links that an earlier index made; what is damaged of it is written again."""
     names: set[str] = set()
-    layouts = set()
+    layouts: set[object] = set()
     with contextlib.suppress(ToolError):
         manifest = Manifest.read(folder)
-        layouts.add(manifest.plan.get("layout", SHARDS_LAYOUT))
+        layouts.add(manifest.layout)
         names = {shard.name for shard in manifest.shards}
     with contextlib.suppress(FileNotFoundError, ToolError):
         layouts.add(Index.read(folder / INDEX_NAME).header.get("layout"))
@@ -320,7 +303,7 @@ def _described(split: Split, columns: dict[str, npt.NDArray[np.generic]]) -> dic
         "version": FORMAT_VERSION,
         "split": split.name,
         "samples": len(split.keys),
-        "layout": LAYOUT,
+        "layout": split.layout,
         "classes": [each.id for each in split.classes],
     }
     order = np.argsort(columns["rank"])
@@ -346,7 +329,7 @@ def _index(split: Split) -> Index:
     }
     header = make_header(
         split=split.name,
-        layout=LAYOUT,
+        layout=split.layout,
         files=[link.name for link in split.links],
         classes=split.classes,
         plan=_described(split, columns),

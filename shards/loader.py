@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shards.cores import available_cores
 from shards.crew import Crew, Job
 from shards.dataset import Dataset
 from shards.decode import Way
 from shards.errors import UsageError
 from shards.filling import Filler, OnBad
 from shards.order import Shuffle, epoch_order, rank_slice, steps_per_epoch
-from shards.parallel import available_cores
 from shards.render import Renderer, Tally
 from shards.transform import EvalTransform, TrainTransform
 
@@ -161,6 +161,11 @@ class Loader:
             raise UsageError(
                 f"a loader needs a global batch ({global_batch}), threads ({threads}) and "
                 f"prefetch ({prefetch}) of at least 1 and a rank ({rank}) below world ({world})"
+            )
+        if shuffle == "block" and dataset.is_loose:
+            raise UsageError(
+                f"{dataset.folder} is of class folders, and a block shuffle would mix the images "
+                f"of {window} classes at a time; choose the full shuffle"
             )
         self.steps = steps_per_epoch(len(dataset), global_batch, drop_last=drop_last)
         self._dataset = dataset

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from shards.durable import RECORDS
 from shards.errors import DamagedData, ToolError
-from shards.index import INDEX_NAME
+from shards.index import FOLDERS_LAYOUT, INDEX_NAME, SHARDS_LAYOUT
 from shards.plan import canonical_json
 from shards.sample import Class
 
@@ -33,7 +33,10 @@ _REMEDY = "`imagenet-prep verify {} --repair` makes it again"
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file of the split: plain name, length in bytes, SHA-256 (hex), samples in it."""
+    """A file of the split: plain name, length in bytes, SHA-256 (hex), samples in it.
+
+    Of class folders bytes are those of all images, and the SHA-256 is of a list (FORMAT.md).
+    """
 
     name: str
     bytes: int
@@ -88,9 +91,19 @@ class Manifest:
         body["sha256"] = hashlib.sha256(canonical_json(body)).hexdigest()
         return (json.dumps(body, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
+    @property
+    def layout(self) -> str:
+        """What the shards are: our own, tars of others, or class folders (see FORMAT.md)."""
+        return str(self.plan.get("layout", SHARDS_LAYOUT))
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether the shards are class folders, and each sample a file of its own."""
+        return self.layout == FOLDERS_LAYOUT
+
     def files(self) -> tuple[File, ...]:
-        """Everything the manifest vouches for."""
-        return (*self.shards, self.index, *self.extras)
+        """Everything the manifest vouches for that is a file right in the folder."""
+        return (*(() if self.is_loose else self.shards), self.index, *self.extras)
 
     @property
     def sha256(self) -> str:

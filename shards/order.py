@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     DRAWS = 3  # augmentation of a sample
     SUBSET = 4  # which samples of a class
     SHARDS = 5  # shards of an epoch, in a block shuffle
+    MIXING = 6  # batches mixed with themselves, in training
 
 
 def mix64(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

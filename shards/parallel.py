@@ -6,10 +6,11 @@ Threads, because the work (reading, hashing, decoding, writing) releases the int
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
+
+from shards.cores import available_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -58,19 +59,9 @@ class PerThread(Generic[Own]):
         return list(self._all)
 
 
-def available_cores() -> int:
-    """Cores this process may run on (cpuset and affinity respected)."""
-    return len(os.sched_getaffinity(0))
-
-
 def threads_that_write() -> int:
     """Threads that keep the cores busy while some of them wait for the disk."""
     return available_cores() + max(1, available_cores() // 2)
-
-
-def cores_each(processes: int) -> int:
-    """The share of the cores of each of so many processes on this machine, at least 1."""
-    return max(1, available_cores() // processes)
 
 
 def run_jobs(

@@ -31,28 +31,16 @@ class Reader:
         Raises DamagedData where the file has become shorter than its index says.
         """
         if self._layout is Layout.TAR:
-            self._fill(view, self._descriptor(place), self._places[place], offset)
+            fill(view, self._descriptor(place), self._places[place], offset)
             return
         path = self._places[place] / name
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if os.fstat(descriptor).st_size != offset + len(view):
                 raise DamagedData(f"{path} has changed its size since it was listed")
-            self._fill(view, descriptor, path, offset)
+            fill(view, descriptor, path, offset)
         finally:
             os.close(descriptor)
-
-    def _fill(self, view: memoryview, descriptor: int, path: Path, offset: int) -> None:
-        done = 0
-        while done < len(view):
-            with named(path):
-                count = os.preadv(descriptor, [view[done:]], offset + done)
-            if count == 0:
-                raise DamagedData(
-                    f"{path} ends at byte {os.fstat(descriptor).st_size}, but an image should "
-                    f"reach to {offset + len(view)}: it was truncated or replaced"
-                )
-            done += count
 
     def _descriptor(self, place: int) -> int:
         descriptor = self._descriptors.get(place)
@@ -88,6 +76,20 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def fill(view: memoryview, descriptor: int, path: Path, offset: int) -> None:
+    """Fill `view` with the bytes from `offset` on. Raises DamagedData where there are too few."""
+    done = 0
+    while done < len(view):
+        with named(path):
+            count = os.preadv(descriptor, [view[done:]], offset + done)
+        if count == 0:
+            raise DamagedData(
+                f"{path} ends at byte {os.fstat(descriptor).st_size}, but an image should "
+                f"reach to {offset + len(view)}: it was truncated or replaced"
+            )
+        done += count
 
 
 def _allow_open_files(count: int) -> None:

@@ -21,7 +21,8 @@ from shards.columns import Column
 from shards.errors import DamagedData
 from shards.foreign import Reading, read_shard
 from shards.hashing import hash_file
-from shards.index import SHARDS_LAYOUT, Index, make_header
+from shards.index import FOLDERS_LAYOUT, SHARDS_LAYOUT, Index, make_header
+from shards.loose import folder_files
 from shards.manifest import File, Manifest
 from shards.parallel import Stop, run_jobs
 from shards.progress import Progress
@@ -56,9 +57,11 @@ def shard_files(index: Index, sums: Mapping[str, str], sizes: Mapping[str, int])
     """The shards of an index with these SHA-256s ("" where unknown).
 
     Bytes are those that the rows take. How long shards are that others made no index tells: those
-    have these `sizes` (0 where unknown).
+    have these `sizes` (0 where unknown). Of class folders the rows tell everything.
     """
     names = read_header(index).files
+    if index.header.get("layout") == FOLDERS_LAYOUT:
+        return folder_files(index)
     counts = np.bincount(index["shard"], minlength=len(names)).tolist()
     if index.header.get("layout") == SHARDS_LAYOUT:
         lengths = shard_sizes(index)

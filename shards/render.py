@@ -144,12 +144,19 @@ class Renderer:
         self, pixels: npt.NDArray[np.uint8], target: torch.Tensor, choice: Choice | None
     ) -> None:
         """Resize, and mirror or take the centre."""
-        transform = self.transform
-        if choice is not None:
-            self._resize(pixels, target)
-            if choice.mirrored:
-                target.copy_(target.flip(3))
+        if choice is None:
+            self.centre(pixels, target)
             return
+        self._resize(pixels, target)
+        if choice.mirrored:
+            target.copy_(target.flip(3))
+
+    def centre(self, pixels: npt.NDArray[np.uint8], target: torch.Tensor) -> None:
+        """Make evaluation's picture of what is decoded already: uint8 RGB, (height, width, 3).
+
+        Raises DamagedData, with the reason alone.
+        """
+        transform = self.transform
         assert isinstance(transform, EvalTransform)
         height, width = _short_side(pixels.shape[0], pixels.shape[1], transform.resize)
         if height * width > LARGEST_PIXELS:  # 65,535 x 1 would take 13 GB

@@ -191,7 +191,11 @@ class _Repair:
         if not lost:
             return manifest
         if _is_foreign(manifest):
-            self._note("its shards are not of this tool's making: fetch the damaged ones again")
+            self._note(
+                "put its images back as they were, or run `imagenet-prep index` again"
+                if manifest.is_loose
+                else "its shards are not of this tool's making: fetch the damaged ones again"
+            )
             return manifest
         material = self.given.ask(manifest)
         if material is None:
@@ -334,8 +338,7 @@ class _Repair:
 
 
 def _is_foreign(manifest: Manifest) -> bool:
-    layout: str = manifest.plan.get("layout", SHARDS_LAYOUT)
-    return layout != SHARDS_LAYOUT
+    return manifest.layout != SHARDS_LAYOUT
 
 
 def _names_in(plan: Plan, rows: Mapping[str, Column]) -> npt.NDArray[np.bytes_]:

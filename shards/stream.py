@@ -24,10 +24,10 @@ from typing import Final, TypeAlias
 import numpy as np
 import torch
 
+from shards.cores import available_cores
 from shards.crew import Crew, Job
 from shards.errors import DamagedData, ToolError, UsageError
 from shards.loader import Batch, LoaderStats, stats_of
-from shards.parallel import available_cores
 from shards.render import Choice, Renderer, targets_of
 from shards.transform import EvalTransform, TrainTransform
 from shards.urls import STDIN, SampleStream, StopSign, StreamSample, expand

@@ -80,7 +80,7 @@ def report_of(found: Examination, more: Sequence[Fault] = ()) -> Report:
     """The report of an examination, and of other faults."""
     faults = (*found.faults, *more)
     manifest = found.manifest
-    files = () if manifest is None else manifest.files()
+    files = () if manifest is None else (*manifest.shards, manifest.index, *manifest.extras)
     folder = found.evidence.folder
     return Report(
         folder=folder,
@@ -105,12 +105,12 @@ def decode_shards(found: Examination, *, workers: int, progress: Progress) -> li
     size = sum(shard.bytes for shard, sound in zip(manifest.shards, whole, strict=True) if sound)
     progress.start(f"decoding {folder}", size, "bytes")
     places = [folder / shard.name for shard in manifest.shards]
-    with Reader(Layout.TAR, places) as reader:
+    with Reader(Layout.FOLDER if manifest.is_loose else Layout.TAR, places) as reader:
 
         def read(row: int) -> bytearray:
             data = bytearray(int(index["size"][row]))
             shard, offset = int(index["shard"][row]), int(index["offset"][row])
-            reader.read_into(memoryview(data), shard, "", offset)
+            reader.read_into(memoryview(data), shard, index["name"][row].decode(), offset)
             return data
 
         rows = (row for row, shard in enumerate(index["shard"].tolist()) if whole[shard])

@@ -171,6 +171,40 @@ def simulated_sdaa(
         pytest.skip(str(missing))
 
 
+@pytest.fixture
+def dev(tmp_path: Path) -> Callable[..., Path]:
+    """A folder with device files."""
+
+    def make(*names: str) -> Path:
+        folder = tmp_path / "dev"
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put an executable on PATH, where there is nothing else, that prints a text and ends."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    monkeypatch.setenv("PATH", str(place))
+
+    def make(
+        name: str, text: str, code: int = 0, *, stream: str = "stdout", hangs: bool = False
+    ) -> Path:
+        script = f"import signal, sys; sys.{stream}.write({text!r}); "
+        script += "signal.pause()" if hangs else f"sys.exit({code})"
+        path = place / name
+        path.write_text(f"#!{sys.executable}\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
 # --- processes --------------------------------------------------------------------------------
 
 

@@ -49,6 +49,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel):
     for name in PACKAGES:
         expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / name).rglob("*.py")}
     expected |= {"prep/data/classes.tsv", "prep/data/validation_labels.u16"}
+    expected |= {"training/report/page.css", "training/report/page.js"}
     metadata = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt")
     expected |= {f"{WHEEL_INFO}/{name}" for name in (*metadata, "licenses/LICENSE")}
     assert set(wheel.namelist()) == expected
@@ -86,8 +87,8 @@ def test_wheel_commands(wheel):
 # --- make ---------------------------------------------------------------------------------------
 
 TARGETS = (
-    "help install simd demo test test-all check bench extract organize shard verify train eval "
-    "export docker clean"
+    "help install simd demo test test-all test-sdaa check bench doctor extract organize shard "
+    "verify train eval export report docker clean"
 )
 
 

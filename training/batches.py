@@ -34,10 +34,15 @@ class DeviceBatch:
 class Normalizer:
     """uint8 pictures of 0..255 into float32 with zero mean and unit deviation, on one device."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        mean: tuple[float, ...] = MEAN,
+        std: tuple[float, ...] = STD,
+    ) -> None:
         scale = torch.tensor(255.0)
-        self._mean = (torch.tensor(MEAN) * scale).view(1, 3, 1, 1).to(device)
-        self._std = (torch.tensor(STD) * scale).view(1, 3, 1, 1).to(device)
+        self._mean = (torch.tensor(mean) * scale).view(1, 3, 1, 1).to(device)
+        self._std = (torch.tensor(std) * scale).view(1, 3, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """float32 (n, 3, H, W) in the memory format of `images`."""

@@ -13,18 +13,26 @@ import importlib.metadata
 import pickle
 import platform
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from shards.durable import atomic_file
 from shards.errors import DamagedData, ToolError
+from training.container import check_stored
 
 FORMAT = "imagenet-resnet.checkpoint"
-SCHEMA = 1
+SCHEMA = 2
+
+# Steps of an epoch that are not trained on: (epoch, first step, last step + 1).
+Window: TypeAlias = tuple[int, int, int]
+
+
+class ForeignFile(DamagedData):
+    """A file that is no checkpoint of ours; it may be somebody else's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,7 @@ class Best:
     top5_count: int
     samples: int
     loss: float
+    weights: Literal["model", "ema"] = "model"  # which were evaluated
 
     @property
     def top1(self) -> float:
@@ -63,11 +72,13 @@ class Checkpoint:
     """Everything a run needs to go on as if it had never stopped, and an evaluation to begin."""
 
     model: dict[str, Tensor]  # torchvision's names, no wrapper prefixes; contiguous, on the CPU
-    optimizer: dict[str, Tensor]  # SGD momentum by parameter name
+    optimizer: dict[str, dict[str, Any]]  # its state by parameter name: tensors and numbers
     scaler: dict[str, Any]  # fp16 gradient scaler; empty where none was in use
+    ema: dict[str, Tensor] = field(default_factory=dict)  # averaged weights, named as `model`
     rng: dict[str, Tensor]  # {"torch": state of rank 0's CPU generator}
     position: Position
     best: Best | None
+    left_out: list[Window] = field(default_factory=list)  # by --on-nonfinite rollback
     config: dict[str, Any]  # training.config.config_values
     data: dict[str, Any]  # {"train": digest, "val": digest, "train_samples": n, "val_samples": n}
     classes: list[str]
@@ -97,7 +108,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path` as a whole or not at all. Raises ToolError when it cannot be written."""
     content = {"format": FORMAT, "schema": SCHEMA}
     content |= {
-        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
+        each.name: getattr(checkpoint, each.name) for each in dataclasses.fields(checkpoint)
     }
     content["position"] = dataclasses.asdict(checkpoint.position)
     content["best"] = None if checkpoint.best is None else dataclasses.asdict(checkpoint.best)
@@ -107,8 +118,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ToolError(
-            f"{path} could not be written ({reason}); make room or mend the folder, then start "
-            "the same command again: it goes on from the last whole checkpoint"
+            f"{path} could not be written ({reason}); make room or mend the folder"
         ) from error
 
 
@@ -120,9 +130,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     _check_container(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by its name torch would take some for safetensors
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise DamagedData(
+        raise ForeignFile(
             f"{path} holds objects that could run code when loaded and was refused; only "
             "checkpoints written by `resnet train` are read"
         ) from error
@@ -137,7 +148,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         return _parsed(content)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DamagedData(
             f"{path} lacks what a checkpoint of schema {SCHEMA} has ({error}); it cannot be used"
         ) from error
@@ -152,27 +163,35 @@ def _check_container(path: Path) -> None:
         magic = file.read(4)
     if magic and magic != b"PK\x03\x04":
         raise _foreign(path)
+    check_zip(path, remedy="use another checkpoint of the run")
+
+
+def check_zip(path: Path, *, remedy: str) -> None:
+    """Verify the checksums of torch.save's zip, which torch does not. Raises DamagedData."""
     try:
         with zipfile.ZipFile(path) as archive:
+            check_stored(path, archive)
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise _damaged(path, "is truncated or damaged") from error
+        raise DamagedData(f"{path} is truncated or damaged; {remedy}") from error
     if damaged is not None:
-        raise _damaged(path, f"is damaged: the checksum of its part {damaged} does not fit")
+        raise DamagedData(
+            f"{path} is damaged: the checksum of its part {damaged} does not fit; {remedy}"
+        )
 
 
 def _parsed(content: dict[str, Any]) -> Checkpoint:
-    values = {field.name: content[field.name] for field in dataclasses.fields(Checkpoint)}
+    values = {each.name: content[each.name] for each in dataclasses.fields(Checkpoint)}
+    for name in ("model", "optimizer", "scaler", "ema", "rng", "config", "data", "versions"):
+        if not isinstance(values[name], dict):
+            raise TypeError(f"{name} is no dict")
     values["position"] = Position(**content["position"])
     values["best"] = None if content["best"] is None else Best(**content["best"])
+    values["left_out"] = [(epoch, first, last) for epoch, first, last in content["left_out"]]
     return Checkpoint(**values)
 
 
-def _foreign(path: Path) -> DamagedData:
-    return DamagedData(
+def _foreign(path: Path) -> ForeignFile:
+    return ForeignFile(
         f"{path} is not a checkpoint of imagenet-resnet; give a file that `resnet train` wrote"
     )
-
-
-def _damaged(path: Path, how: str) -> DamagedData:
-    return DamagedData(f"{path} {how}; use another checkpoint of the run")

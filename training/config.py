@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,11 +17,15 @@ from shards.errors import UsageError
 from shards.order import steps_per_epoch
 from training.device import AmpRequest, DeviceRequest
 from training.recipes import Recipe, find_recipe, recipe_values
-from training.schedule import lr_corners
+from training.schedule import Schedule, lr_corners
+from training.settings import changed
 
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+OnNonfinite = Literal["abort", "skip", "rollback"]
+Stem = Literal["imagenet", "small"]  # how a network begins, training/model.py
 SEED = 1234  # the vendor's launcher
-SMALLEST_IMAGE = 32  # the networks halve a picture five times
+# The networks halve a picture five times, or three with the small stem, down to one position.
+SMALLEST_IMAGE: Mapping[Stem, int] = {"imagenet": 32, "small": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +38,15 @@ class TrainConfig:
     label_field: str | None  # of a stream: the label's name in each sample's .json
     out: Path  # the run's folder: checkpoints, log
     model: str
-    recipe: Recipe
+    stem: Stem
+    init_weights: Path | None  # a file of weights to start from instead of random ones
+    recipe: Recipe  # with all that was asked for in the place of its values
     epochs: int
     batch_size: int  # samples a process, as asked for
     global_batch: int  # samples a step over all processes; a resumed run keeps it
     lr: float  # peak, for the global batch; never rescaled
     lr_from_recipe: bool
-    image_size: int  # pixels a side
+    image_size: int  # training crop at the end of the run, pixels a side
     amp: AmpRequest
     seed: int
     device: DeviceRequest
@@ -49,11 +56,29 @@ class TrainConfig:
     save_steps: int | None  # also save every so many steps, not only after each epoch
     keep: int  # checkpoints that stay, beside the best
     resume: Literal["auto", "never"] | Path
+    accumulate: int  # parts in which a process computes its share of a global batch
+    compile: bool
+    deterministic: bool
+    on_nonfinite: OnNonfinite  # what to do about a loss that is not a number
+    patience: int | None  # epochs without a better top-1 after which it ends
+    max_minutes: float | None  # of this call, after which it stops, saved
+    save_minutes: float | None  # also save whenever so many are over
+    profile: Path | None  # folder for a trace of a few steps
+    tensorboard: bool
 
     @property
-    def warmup(self) -> int:
-        """Epochs of warm-up."""
-        return self.recipe.warmup_epochs(self.global_batch)
+    def schedule(self) -> Schedule:
+        """The learning rate."""
+        return self.recipe.curve(peak=self.lr, global_batch=self.global_batch, epochs=self.epochs)
+
+    @property
+    def ema(self) -> float | None:
+        """Decay a step of the averaged weights; None where there are none."""
+        return self.recipe.ema_decay or None
+
+    def image_size_at(self, epoch: int) -> int:
+        """Training crop of an epoch, pixels a side."""
+        return self.recipe.size_at(epoch, self.epochs)
 
 
 def resolve(
@@ -66,7 +91,10 @@ def resolve(
     steps_per_epoch: int | None = None,
     label_field: str | None = None,
     model: str = "resnet50",
+    stem: Stem = "imagenet",
+    init_weights: Path | None = None,
     recipe: str = "seed",
+    settings: Mapping[str, object] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -79,13 +107,23 @@ def resolve(
     save_steps: int | None = None,
     keep: int = 3,
     resume: Literal["auto", "never"] | Path = "auto",
+    accumulate: int = 1,
+    compile: bool = False,  # noqa: A002 - as the option is called
+    deterministic: bool = False,
+    on_nonfinite: OnNonfinite = "abort",
+    patience: int | None = None,
+    max_minutes: float | None = None,
+    save_minutes: float | None = None,
+    profile: Path | None = None,
+    tensorboard: bool = False,
 ) -> TrainConfig:
     """Fill in what was not given from the recipe and check it all.
 
-    `world` is the number of processes over all machines. Raises UsageError, one sentence for
-    the first value that cannot be.
+    `world` is the number of processes over all machines; `settings` are values of the recipe to
+    be set otherwise, by name (training/settings.py). Raises UsageError, one sentence for the first
+    value that cannot be.
     """
-    values = find_recipe(recipe)
+    values = _recipe(find_recipe(recipe), image_size, settings or {}, stem)
     per_process = values.batch_size if batch_size is None else batch_size
     config = TrainConfig(
         shards=shards,
@@ -94,13 +132,15 @@ def resolve(
         label_field=label_field,
         out=out,
         model=model,
+        stem=stem,
+        init_weights=init_weights,
         recipe=values,
         epochs=values.epochs if epochs is None else epochs,
         batch_size=per_process,
         global_batch=per_process * world,
         lr=values.peak_lr(per_process * world) if lr is None else lr,
         lr_from_recipe=lr is None,
-        image_size=values.image_size if image_size is None else image_size,
+        image_size=values.image_size,
         amp=amp,
         seed=seed,
         device=device,
@@ -110,9 +150,51 @@ def resolve(
         save_steps=save_steps,
         keep=keep,
         resume=resume,
+        accumulate=accumulate,
+        compile=compile,
+        deterministic=deterministic,
+        on_nonfinite=on_nonfinite,
+        patience=patience,
+        max_minutes=max_minutes,
+        save_minutes=save_minutes,
+        profile=profile,
+        tensorboard=tensorboard,
     )
     _check(config)
     return config
+
+
+def _recipe(
+    recipe: Recipe, image_size: int | None, settings: Mapping[str, object], stem: Stem
+) -> Recipe:
+    """The recipe with pictures of another size, if asked for, and settings, which go before it."""
+    if stem not in SMALLEST_IMAGE:
+        raise UsageError(f"--stem {stem}: choose one of {', '.join(SMALLEST_IMAGE)}")
+    smallest = SMALLEST_IMAGE[stem]
+    if image_size is not None:
+        if image_size < smallest:
+            raise UsageError(f"--image-size {image_size}: it must be at least {smallest}")
+        recipe = recipe.resized(image_size, smallest)
+    made = changed(recipe, settings)
+    for name, size in (("start_size", made.start_size or smallest), ("eval_size", made.eval_size)):
+        if size < smallest:
+            raise UsageError(f"{name} is {size}; it must be at least {smallest}")
+    if made.start_size > made.image_size:
+        raise UsageError(
+            f"start_size is {made.start_size}; it must be at most --image-size {made.image_size}"
+        )
+    return made
+
+
+def minutes_of(text: str) -> float:
+    """What --max-time says: minutes, or HH:MM:SS as Slurm writes it. Raises UsageError."""
+    try:
+        if ":" not in text:
+            return float(text)
+        hours, minutes, seconds = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise UsageError(f"--max-time {text}: give minutes, or HH:MM:SS") from None
+    return 60 * hours + minutes + seconds / 60
 
 
 def with_global_batch(config: TrainConfig, global_batch: int) -> TrainConfig:
@@ -147,15 +229,23 @@ def derived(
         )
     used = steps * config.global_batch if config.recipe.drop_last else samples
     least, most = config.global_batch // world, -(-config.global_batch // world)
-    if least < 1 + (config.image_size == SMALLEST_IMAGE):
+    smallest = min(config.image_size_at(0), config.image_size)
+    if least < 1 + (smallest == SMALLEST_IMAGE[config.stem]):
         raise UsageError(
             f"{world} processes get {least} of a global batch of {config.global_batch} pictures of "
-            f"{config.image_size} pixels, too few for batch normalisation; use fewer processes or "
+            f"{smallest} pixels, too few for batch normalisation; use fewer processes or "
             "a larger --batch-size"
         )
+    if least // config.accumulate < 1 + (smallest == SMALLEST_IMAGE[config.stem]):
+        raise UsageError(
+            f"--accumulate {config.accumulate} cuts a process's {least} samples of a global batch "
+            "into parts that are too small for batch normalisation; give a smaller one"
+        )
+    recipe = config.recipe
     return {
         "world": world,
         "batch_per_process": least if least == most else [least, most],
+        "accumulate": config.accumulate,
         "global_batch": config.global_batch,
         "classes": classes,
         "train_samples": samples,
@@ -164,26 +254,50 @@ def derived(
         "dropped_per_epoch": samples - used,
         "epochs": config.epochs,
         "total_steps": steps * config.epochs,
-        "warmup_epochs": min(config.warmup, config.epochs),
-        "lr_corners": [
-            [epoch, lr]
-            for epoch, lr in lr_corners(peak=config.lr, warmup=config.warmup, epochs=config.epochs)
-        ],
-        "image_size": config.image_size,
-        "eval_short_side": config.recipe.eval_short_side(config.image_size),
+        "recipe": _difference(recipe),
+        "optimizer": f"{recipe.optimizer}, weight decay {recipe.weight_decay:g}",
+        "schedule": recipe.schedule,
+        "warmup_epochs": min(config.schedule.warmup, config.epochs),
+        "lr_corners": [[epoch, lr] for epoch, lr in lr_corners(config.schedule, steps)],
+        "image_size": _sizes(config),
+        "eval_size": recipe.eval_size,
+        "eval_short_side": recipe.eval_short_side,
         "out": str(config.out),
     }
 
 
+def _difference(recipe: Recipe) -> str:
+    """The recipe's name, and in what it is not the one of that name."""
+    own = recipe_values(find_recipe(recipe.name))
+    other = [
+        f"{name} {value} instead of {own[name]}"
+        for name, value in recipe_values(recipe).items()
+        if value != own[name]
+    ]
+    return f"{recipe.name}, with {', '.join(other)}" if other else recipe.name
+
+
+def _sizes(config: TrainConfig) -> int | str:
+    """The training crop; where it grows, each size and the epoch (from 0) it begins with."""
+    sizes = [config.image_size_at(epoch) for epoch in range(config.epochs)]
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    begins = [
+        epoch for epoch in range(len(sizes)) if epoch == 0 or sizes[epoch] != sizes[epoch - 1]
+    ]
+    return ", ".join(f"{sizes[epoch]} from epoch {epoch}" for epoch in begins)
+
+
 def _check(config: TrainConfig) -> None:
-    if config.model not in MODELS:
-        raise UsageError(f"--model {config.model}: choose one of {', '.join(MODELS)}")
-    if config.amp not in get_args(AmpRequest):
-        raise UsageError(f"--amp {config.amp}: choose one of {', '.join(get_args(AmpRequest))}")
-    if config.device not in get_args(DeviceRequest):
-        raise UsageError(
-            f"--device {config.device}: choose one of {', '.join(get_args(DeviceRequest))}"
-        )
+    choices = {
+        "--model": (config.model, MODELS),
+        "--amp": (config.amp, get_args(AmpRequest)),
+        "--device": (config.device, get_args(DeviceRequest)),
+        "--on-nonfinite": (config.on_nonfinite, get_args(OnNonfinite)),
+    }
+    for option, (choice, known) in choices.items():
+        if choice not in known:
+            raise UsageError(f"{option} {choice}: choose one of {', '.join(known)}")
     counts = {
         "--epochs": config.epochs,
         "--batch-size": config.batch_size,
@@ -192,14 +306,20 @@ def _check(config: TrainConfig) -> None:
         "--keep": config.keep,
         "--max-steps": config.max_steps,
         "--save-steps": config.save_steps,
+        "--accumulate": config.accumulate,
+        "--patience": config.patience,
         "--steps-per-epoch": config.steps_per_epoch,
     }
     for option, count in counts.items():
         if count is not None and count < 1:
             raise UsageError(f"{option} {count}: it must be at least 1")
+    for option, minutes in (
+        ("--max-time", config.max_minutes),
+        ("--save-minutes", config.save_minutes),
+    ):
+        if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
+            raise UsageError(f"{option} {minutes}: it must be above 0 minutes")
     if not (math.isfinite(config.lr) and config.lr > 0):
         raise UsageError(f"--lr {config.lr}: it must be a positive number")
-    if config.image_size < SMALLEST_IMAGE:
-        raise UsageError(f"--image-size {config.image_size}: it must be at least {SMALLEST_IMAGE}")
     if not 0 <= config.seed < 2**63:
         raise UsageError(f"--seed {config.seed}: it must be from 0 to 2**63 - 1")

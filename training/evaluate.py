@@ -8,9 +8,14 @@ the plain cross-entropy, without the label smoothing of training.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,22 +23,19 @@ from torch.nn import functional
 from shards.dataset import Dataset
 from shards.errors import DamagedData, ToolError, UsageError
 from shards.loader import Loader
-from shards.progress import Progress, Silent
+from shards.progress import Progress
 from shards.transform import EvalTransform
-from training.batches import Normalizer, on_device
-from training.checkpoint import Checkpoint, load_checkpoint
-from training.device import AmpRequest, Device, DeviceRequest, Precision, choose
-from training.distributed import (
-    World,
-    broadcast_buffers,
-    from_main,
-    joined,
-    place_from_environment,
-    sum_integers,
-)
+from training.batches import DeviceBatch, on_device
+from training.checkpoint import Checkpoint
+from training.device import Device, Precision
+from training.distributed import World, broadcast_buffers, sum_floats, sum_integers
+from training.engines import TorchEngine
 from training.model import build_model, unwrap
 
+TOP = 5  # answers a sample that are kept; all, where there are fewer classes
 _LOSS_UNIT = 2**32  # sums of losses travel as whole multiples of 1/2**32, to be added exactly
+
+See: TypeAlias = Callable[[DeviceBatch], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,34 @@ class Evaluation:
     def top5(self) -> float:
         """Per cent."""
         return 100 * self.top5_count / self.samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The best classes of every sample, by canonical number; equal on every process.
+
+    Attributes:
+        classes: int64, shape (samples, k): class indices, the best first; k is 5 or all classes.
+        probabilities: float32, shape (samples, k): theirs, of the softmax over all classes.
+    """
+
+    classes: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Where the time of one process went."""
+
+    seconds: float  # from the first batch asked for to the last answer
+    wait_seconds: float  # of these, until pictures that were asked for were there
+    decode_seconds: float  # reading, decoding and resizing, summed over threads
+    threads: int
+
+    @property
+    def device_seconds(self) -> float:
+        """Copying and computing, and what the host did for it."""
+        return self.seconds - self.wait_seconds
 
 
 def evaluate(
@@ -77,148 +107,145 @@ def evaluate(
     was_training = network.training
     broadcast_buffers(network, world)
     network.eval()
-    progress.start("evaluate", len(dataset), "images")
+    engine = TorchEngine(network, device, precision, classes=len(dataset.classes))
+    scores = Scores(len(dataset), engine.classes, keep=False)
     try:
-        with Loader(
+        pass_over(
             dataset,
             transform,
+            lambda batch: scores.add(engine.logits(batch.images), batch),
             global_batch=global_batch,
-            rank=world.rank,
-            world=world.size,
-            shuffle="none",
-            drop_last=False,
             threads=threads,
-            pin_memory=device.pin_memory,
-        ) as loader:
-            counts = _count(network, loader, device, precision, progress)
+            device=device,
+            world=world,
+            progress=progress,
+        )
     finally:
         network.train(was_training)
-    return _combined(counts, len(dataset), world)
+    return scores.evaluation(world)
 
 
-def _count(
-    network: nn.Module, loader: Loader, device: Device, precision: Precision, progress: Progress
-) -> Tensor:
-    """float32 (batches, 4) on the CPU: samples, top-1 hits, top-5 hits, summed loss of each."""
-    normalize = Normalizer(device.torch_device)
-    rows: list[Tensor] = []
-    with torch.no_grad():
+def pass_over(
+    dataset: Dataset,
+    transform: EvalTransform,
+    see: See,
+    *,
+    global_batch: int,
+    threads: int,
+    device: Device,
+    world: World,
+    progress: Progress,
+) -> Spent:
+    """Show `see` every sample of this process's share once, in batches on the device."""
+    progress.start("evaluate", len(dataset), "images")
+    with Loader(
+        dataset,
+        transform,
+        global_batch=global_batch,
+        rank=world.rank,
+        world=world.size,
+        shuffle="none",
+        drop_last=False,
+        threads=threads,
+        pin_memory=device.pin_memory,
+    ) as loader:
+        started = time.perf_counter()
         for batch in on_device(loader.epoch(0), device):
             if len(batch.labels):
-                with device.autocast(precision):
-                    logits = network(normalize(batch.images))
-                rows.append(_row(logits.float(), batch.labels))
+                see(batch)
             progress.advance(batch.host.global_size)
-    return torch.stack(rows).cpu() if rows else torch.zeros(0, 4)
+        device.copied()()  # the queue is worked off
+        stats = loader.stats()
+        return Spent(
+            seconds=time.perf_counter() - started,
+            wait_seconds=stats.wait_seconds,
+            decode_seconds=stats.read_seconds + stats.decode_seconds + stats.resize_seconds,
+            threads=threads,
+        )
 
 
-def _row(logits: Tensor, labels: Tensor) -> Tensor:
+class Scores:
+    """What one engine's answers come to: counts, left on its device until the end.
+
+    With `keep` the best classes of every sample are kept as well.
+    """
+
+    def __init__(self, samples: int, classes: int, *, keep: bool) -> None:
+        self._samples = samples
+        self._top = min(TOP, classes)
+        self._keep = keep
+        self._rows: list[Tensor] = []
+        self._kept: list[tuple[npt.NDArray[np.int64], Tensor]] = []
+
+    def add(self, logits: Tensor, batch: DeviceBatch) -> None:
+        """Take the logits of a batch, float32 (n, classes) where its labels are."""
+        best = logits.topk(self._top, dim=1).indices
+        self._rows.append(_row(logits, best, batch.labels))
+        if self._keep:
+            chances = logits.softmax(1).gather(1, best)
+            self._kept.append((batch.host.samples, torch.cat([best.float(), chances], 1)))
+
+    def evaluation(self, world: World) -> Evaluation:
+        """The counts of all processes. Raises ToolError where they are not of every sample."""
+        rows = torch.stack(self._rows).cpu() if self._rows else torch.zeros(0, 4)
+        samples, top1, top5, loss = rows.double().sum(0).tolist()
+        finite = math.isfinite(loss)
+        travelling = round(loss * _LOSS_UNIT) if finite else 0
+        sums = sum_integers([int(samples), int(top1), int(top5), travelling, not finite], world)
+        if sums[0] != self._samples:
+            raise ToolError(
+                f"the evaluation counted {sums[0]} samples instead of {self._samples}; "
+                "its result would be wrong and is not given; report this"
+            )
+        mean = math.nan if sums[4] else sums[3] / _LOSS_UNIT / self._samples
+        return Evaluation(samples=self._samples, top1_count=sums[1], top5_count=sums[2], loss=mean)
+
+    def answers(self, world: World) -> Answers:
+        """The best classes of every sample, of all processes."""
+        table = gathered(self._kept, (self._samples, 2 * self._top), world)
+        return Answers(
+            classes=table[:, : self._top].astype(np.int64), probabilities=table[:, self._top :]
+        )
+
+
+def gathered(
+    parts: list[tuple[npt.NDArray[np.int64], Tensor]], shape: tuple[int, int], world: World
+) -> npt.NDArray[np.float32]:
+    """Rows by sample number from all processes, each of which has those of its own samples.
+
+    Where another process has a row this one has zeros, so a sum puts them together exactly.
+    """
+    table = torch.zeros(shape)
+    for samples, rows in parts:
+        table[torch.from_numpy(samples)] = rows.cpu()
+    everywhere = sum_floats(table.to(world.device), world)
+    whole: npt.NDArray[np.float32] = everywhere.cpu().numpy()
+    return whole
+
+
+def _row(logits: Tensor, best: Tensor, labels: Tensor) -> Tensor:
     """(samples, top-1 hits, top-5 hits, summed loss) of a batch, left on its device.
 
     float32 is exact here: the counts of a batch are far below 2**24.
     """
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = (best == labels[:, None]).float()
     loss = functional.cross_entropy(logits, labels, reduction="sum")
     samples = torch.full_like(loss, len(labels))
     return torch.stack([samples, hits[:, 0].sum(), hits.sum(), loss])
 
 
-def _combined(counts: Tensor, expected: int, world: World) -> Evaluation:
-    samples, top1, top5, loss = counts.double().sum(0).tolist()
-    finite = math.isfinite(loss)
-    sums = sum_integers(
-        [int(samples), int(top1), int(top5), round(loss * _LOSS_UNIT) if finite else 0, not finite],
-        world,
-    )
-    if sums[0] != expected:
-        raise ToolError(
-            f"the evaluation counted {sums[0]} samples instead of {expected}; "
-            "its result would be wrong and is not given; report this"
-        )
-    mean = math.nan if sums[4] else sums[3] / _LOSS_UNIT / expected
-    return Evaluation(samples=expected, top1_count=sums[1], top5_count=sums[2], loss=mean)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointEvaluation:
-    """The evaluation of a saved model, and what it was made with."""
-
-    evaluation: Evaluation
-    checkpoint: Path
-    model: str
-    epoch: int  # epochs the model was trained
-    image_size: int
-    short_side: int
-    device: str
-    device_reason: str
-    precision: Precision
-    world: int
-    is_main: bool  # whether this process is the one that reports
-
-
-def evaluate_checkpoint(
-    checkpoint: Path,
-    split: Path,
-    *,
-    threads: int,
-    device: DeviceRequest = "auto",
-    batch_size: int | None = None,
-    image_size: int | None = None,
-    amp: AmpRequest | None = None,
-    progress: Progress,
-) -> CheckpointEvaluation:
-    """Evaluate a saved model on the split's folder (DIR/val), over all processes.
-
-    `batch_size` (a process), `image_size` and `amp` are the training run's unless given.
-    Raises ToolError for a checkpoint or shards that cannot be used, or that do not fit together.
-    """
-    chosen = choose(device, place_from_environment()[2])
-    with joined(chosen) as world, Dataset.open(split) as dataset:
-        loaded = from_main(lambda: load_checkpoint(checkpoint), world)
-        check_labels(dataset)
-        check_classes(checkpoint, loaded, dataset)
-        config = loaded.config
-        size = config["image_size"] if image_size is None else image_size
-        side = round(size * config["recipe"]["eval_resize"])
-        precision = chosen.precision(config["amp"] if amp is None else amp)
-        evaluation = evaluate(
-            restored_model(loaded).to(chosen.torch_device).to(memory_format=torch.channels_last),
-            dataset,
-            EvalTransform(image_size=size, resize=side),
-            global_batch=(batch_size or config["batch_size"]) * world.size,
-            threads=threads,
-            device=chosen,
-            precision=precision,
-            world=world,
-            progress=progress if world.is_main else Silent(),
-        )
-        return CheckpointEvaluation(
-            evaluation=evaluation,
-            checkpoint=checkpoint,
-            model=config["model"],
-            epoch=loaded.position.epoch,
-            image_size=size,
-            short_side=side,
-            device=str(chosen.torch_device),
-            device_reason=chosen.reason,
-            precision=precision,
-            world=world.size,
-            is_main=world.is_main,
-        )
-
-
-def restored_model(checkpoint: Checkpoint) -> nn.Module:
-    """The network of a checkpoint with its weights, on the CPU, in evaluation mode."""
-    model = build_model(checkpoint.config["model"], len(checkpoint.classes))
-    load_weights(model, checkpoint)
+def restored_model(checkpoint: Checkpoint, *, ema: bool = False) -> nn.Module:
+    """The network of a checkpoint on the CPU, in evaluation mode; with its averaged weights."""
+    config = checkpoint.config
+    model = build_model(config["model"], len(checkpoint.classes), stem=config["stem"])
+    load_weights(model, checkpoint, ema=ema)
     return model.eval()
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+def load_weights(model: nn.Module, checkpoint: Checkpoint, *, ema: bool = False) -> None:
     """Put the checkpoint's weights into an unwrapped network. Raises DamagedData if they differ."""
     try:
-        model.load_state_dict(checkpoint.model)
+        model.load_state_dict(checkpoint.ema if ema else checkpoint.model)
     except RuntimeError as error:
         raise DamagedData(
             f"the checkpoint's weights do not fit its model {checkpoint.config['model']} "
@@ -236,10 +263,10 @@ def check_labels(dataset: Dataset) -> None:
         )
 
 
-def check_classes(path: Path, checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """Refuse a dataset whose class list is not the one that the model was trained on."""
-    ours, theirs = list(checkpoint.classes), list(dataset.classes)
-    if ours == theirs:
+def check_classes(path: Path, ours: Sequence[str], dataset: Dataset) -> None:
+    """Refuse a dataset whose class list is not `ours`, the one that the model was trained on."""
+    theirs = dataset.classes
+    if list(ours) == list(theirs):
         return
     number = next(
         (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]),
@@ -252,5 +279,5 @@ def check_classes(path: Path, checkpoint: Checkpoint, dataset: Dataset) -> None:
     )
 
 
-def _at(classes: list[str], number: int) -> str:
+def _at(classes: Sequence[str], number: int) -> str:
     return classes[number] if number < len(classes) else "none"

@@ -1,46 +1,65 @@
-"""ONNX files from checkpoints, checked against the network they came from before they appear.
+"""ONNX files from saved models, checked against the network they came from before they appear.
 
 The classic exporter with opset 12 gives files that the vendor's inference engine can take
 (onnx 1.12: IR version 8 at most, real inputs only, names "input" and "output", one file).
-What a user of the file must know to prepare a picture travels in its metadata.
+What a user of the file must know to prepare a picture travels in its metadata; the check reads
+it from there, as `resnet eval` and `resnet predict` do.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
+import importlib.util
 import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from shards.durable import atomic_write_bytes
 from shards.errors import ToolError, UsageError
-from training.batches import MEAN, STD
-from training.checkpoint import Checkpoint, load_checkpoint
-from training.evaluate import restored_model
+from training.export_check import Agreement, compare
+from training.metadata import metadata_of
+from training.results.onnx_file import runtime_library
+from training.results.saved import Saved
 
 _OPSETS = range(9, 21)  # what torch's classic exporter writes
-_CHECKED = 8  # pictures compared where the batch is free
+# The newest opset of IR version 8, which onnx 1.12 reads; newer ones need a newer onnx anyway.
+_OLD_OPSET, _OLD_IR = 17, 8
+_OUTPUT = "output"
 # Largest difference to torch that is still rounding, as a share of the largest logit.
 _FP32_TOLERANCE = 1e-3
 _FP16_TOLERANCE = 5e-2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How the file's answers compare with torch's on random pictures."""
+class OnnxOptions:
+    """How an ONNX file is to be."""
 
-    pictures: int
-    largest_difference: float  # of logits
-    largest_logit: float
-    same_top1: int  # pictures with the same best class
+    opset: int = 12
+    batch: int = 1
+    dynamic_batch: bool = False
+    fp16: bool = False
+    keep_io_types: bool = False  # with fp16: float32 in and out all the same
+    input_name: str = "input"
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be."""
+        if self.opset not in _OPSETS:
+            raise UsageError(f"--opset {self.opset}: it must be {_OPSETS[0]} to {_OPSETS[-1]}")
+        if self.batch < 1:
+            raise UsageError(f"--batch {self.batch}: it must be at least 1")
+        if self.dynamic_batch and self.batch != 1:
+            raise UsageError("--batch fixes the batch and --dynamic-batch leaves it open; give one")
+        if self.keep_io_types and not self.fp16:
+            raise UsageError("--keep-io-types is for --fp16; without it all is float32 anyway")
+        if not self.input_name.isprintable() or self.input_name in ("", _OUTPUT):
+            raise UsageError(
+                f"--input-name {self.input_name!r}: give a name other than {_OUTPUT!r}, which the "
+                "logits have"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,62 +68,74 @@ class ExportReport:
 
     out: Path
     bytes: int
+    format: str
+    said: str  # what it is, for people
     model: str
     classes: int
     image_size: int
     opset: int
+    ir_version: int
     batch: int | None  # None: any
     fp16: bool
+    input_type: str
     agreement: Agreement | None  # None where onnxruntime is not installed
 
 
 def export_onnx(
-    checkpoint: Path,
+    saved: Saved,
     out: Path,
     *,
-    opset: int = 12,
-    batch: int = 1,
-    dynamic_batch: bool = False,
-    fp16: bool = False,
+    options: OnnxOptions,
+    split: Path | None = None,
+    images: int = 64,
+    threads: int = 1,
 ) -> ExportReport:
-    """Write the checkpoint's network as ONNX: float32 (or float16) NCHW in, logits out.
+    """Write a saved model's network as ONNX: normalised pictures (N, 3, S, S) in, logits out.
 
-    Raises UsageError for options that cannot be, ToolError where an extra is missing or the
-    file does not agree with torch; nothing is written then.
+    It is compared with torch on `images` pictures of the folder `split` (DIR/val), or on a few
+    of noise. Raises UsageError for options that cannot be, ToolError where an extra is missing or
+    the file does not agree with torch; nothing is written then.
     """
-    if opset not in _OPSETS:
-        raise UsageError(f"--opset {opset}: it must be {_OPSETS[0]} to {_OPSETS[-1]}")
-    if batch < 1:
-        raise UsageError(f"--batch {batch}: it must be at least 1")
-    onnx = _extra("onnx")
-    loaded = load_checkpoint(checkpoint)
-    model = restored_model(loaded)
-    size = int(loaded.config["image_size"])
-    graph = _exported(model, (batch, 3, size, size), opset, dynamic_batch=dynamic_batch)
-    if fp16:
-        graph = _halved(graph)
-    _describe(onnx, graph, loaded)
+    options.check()
+    assert saved.network is not None
+    assert saved.model is not None
+    assert saved.outputs is not None
+    onnx = runtime_library("onnx")
+    graph = _exported(saved.network, saved.transform.image_size, options)
+    if options.fp16:
+        graph = _halved(graph, keep_io_types=options.keep_io_types)
+    if options.opset <= _OLD_OPSET:
+        graph.ir_version = min(graph.ir_version, _OLD_IR)
+    onnx.helper.set_model_props(graph, metadata_of(saved))
     onnx.checker.check_model(graph, full_check=True)
     content = graph.SerializeToString()
-    pictures = _pictures(_CHECKED if dynamic_batch else batch, size)
-    agreement = _compare(model, content, pictures, fp16=fp16)
+    agreement = None
+    if importlib.util.find_spec("onnxruntime") is not None:
+        agreement = compare(saved, content, split, images=images, threads=threads)
+        _refuse_differences(agreement, fp16=options.fp16)
     atomic_write_bytes(out, content)
     return ExportReport(
         out=out,
         bytes=len(content),
-        model=loaded.config["model"],
-        classes=len(loaded.classes),
-        image_size=size,
-        opset=opset,
-        batch=None if dynamic_batch else batch,
-        fp16=fp16,
+        format="onnx",
+        said=saved.said,
+        model=saved.model,
+        classes=saved.outputs,
+        image_size=saved.transform.image_size,
+        opset=options.opset,
+        ir_version=graph.ir_version,
+        batch=None if options.dynamic_batch else options.batch,
+        fp16=options.fp16,
+        input_type="float16" if options.fp16 and not options.keep_io_types else "float32",
         agreement=agreement,
     )
 
 
-def _exported(model: nn.Module, shape: tuple[int, ...], opset: int, *, dynamic_batch: bool) -> Any:
+def _exported(model: nn.Module, size: int, options: OnnxOptions) -> Any:
     """The network as an ONNX graph in memory."""
-    axes = {"input": {0: "batch"}, "output": {0: "batch"}} if dynamic_batch else None
+    axes = None
+    if options.dynamic_batch:
+        axes = {options.input_name: {0: "batch"}, _OUTPUT: {0: "batch"}}
     with tempfile.TemporaryDirectory(prefix="imagenet-resnet-") as folder:
         path = Path(folder) / "model.onnx"
         with warnings.catch_warnings():
@@ -113,62 +144,28 @@ def _exported(model: nn.Module, shape: tuple[int, ...], opset: int, *, dynamic_b
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model,
-                (torch.zeros(shape),),
+                (torch.zeros((options.batch, 3, size, size)),),
                 str(path),
-                opset_version=opset,
-                input_names=["input"],
-                output_names=["output"],
+                opset_version=options.opset,
+                input_names=[options.input_name],
+                output_names=[_OUTPUT],
                 do_constant_folding=True,
                 dynamic_axes=axes,
                 dynamo=False,
             )
-        return _extra("onnx").load(path)
+        return runtime_library("onnx").load(path)
 
 
-def _halved(graph: Any) -> Any:
-    """The graph with float16 weights, input and output."""
+def _halved(graph: Any, *, keep_io_types: bool) -> Any:
+    """The graph with float16 weights, and float16 input and output unless they are to stay."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # weights too small for float16 become 0: expected
-        return _extra("onnxconverter_common.float16").convert_float_to_float16(graph)
+        return runtime_library("onnxconverter_common.float16").convert_float_to_float16(
+            graph, keep_io_types=keep_io_types
+        )
 
 
-def _describe(onnx: Any, graph: Any, checkpoint: Checkpoint) -> None:
-    config = checkpoint.config
-    short_side = round(config["image_size"] * config["recipe"]["eval_resize"])
-    values = {
-        "model": config["model"],
-        "epochs": checkpoint.position.epoch,
-        "classes": checkpoint.classes,
-        "class_names": checkpoint.class_names,
-        "channels": "RGB, of 0..1",
-        "mean": MEAN,
-        "std": STD,
-        "resize_short_side": short_side,
-        "resize": "bilinear, antialiased",
-        "center_crop": config["image_size"],
-    }
-    onnx.helper.set_model_props(graph, {name: _text(value) for name, value in values.items()})
-
-
-def _compare(
-    model: nn.Module, content: bytes, pictures: npt.NDArray[np.float32], *, fp16: bool
-) -> Agreement | None:
-    """Run torch and onnxruntime on the same pictures. Raises ToolError where they differ."""
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError:
-        return None
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    given = pictures.astype(np.float16) if fp16 else pictures
-    found = session.run(["output"], {"input": given})[0].astype(np.float32)
-    with torch.no_grad():
-        wanted = model(torch.from_numpy(pictures)).numpy()
-    agreement = Agreement(
-        pictures=len(pictures),
-        largest_difference=float(np.abs(found - wanted).max()),
-        largest_logit=float(np.abs(wanted).max()),
-        same_top1=int((found.argmax(1) == wanted.argmax(1)).sum()),
-    )
+def _refuse_differences(agreement: Agreement, *, fp16: bool) -> None:
     tolerance = _FP16_TOLERANCE if fp16 else _FP32_TOLERANCE
     if not agreement.largest_difference <= tolerance * max(agreement.largest_logit, 1.0):
         raise ToolError(
@@ -176,25 +173,3 @@ def _compare(
             f"(largest logit {agreement.largest_logit}) and was not written"
             + ("; export without --fp16" if fp16 else "; report this")
         )
-    return agreement
-
-
-def _pictures(count: int, size: int) -> npt.NDArray[np.float32]:
-    """Normalised noise: float32 (count, 3, size, size)."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((count, 3, size, size), generator=generator).numpy()
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _extra(name: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # their deprecations are not our user's business
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise ToolError(
-            f"export needs {name.partition('.')[0]}: pip install 'imagenet-resnet[export]'"
-        ) from error

@@ -1,61 +1,176 @@
-"""What a checkpoint or a run's folder holds, without a device and without running anything."""
+"""What a file or a run's folder holds, without a device and without running anything.
+
+Made for files of any origin: sizes are bounded by the file's own, no object of a pickle is made,
+and what a header claims is checked before it is believed.
+"""
 
 from __future__ import annotations
 
-import json
+import statistics
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ToolError
-from training.checkpoint import load_checkpoint
+from torch import Tensor
+
+from shards.errors import DamagedData, ToolError
+from training.checkpoint import Checkpoint, ForeignFile, load_checkpoint
+from training.report.history import Point, number, read_runs
+from training.results.onnx_file import read_onnx, runtime_library
+from training.results.saved import is_onnx
 from training.run_folder import RunFolder
+from training.weights import read_weights
 
 # What batch norm counts beside its parameters.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# Values of a configuration and the like: a pickle of a kilobyte can unfold into any number.
+_MOST_VALUES = 100_000
+_LARGEST_NUMBER = 1 << 64
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Model, position, best result, configuration, data and versions of a checkpoint.
+    """What the file at `path` is (`kind`) and holds; of a run's folder, its last checkpoint.
 
-    For a run's folder that is its last checkpoint, with the history of its log: one object an
-    epoch, and the images per second over all processes of each log interval's median.
-    Raises ToolError where there is neither.
+    `kind` is "run", "checkpoint", "weights" (a plain state dict or safetensors) or "onnx". A run
+    comes with the history of its log: one object an epoch, and the median of the log's images
+    per second. Raises ToolError where there is nothing, DamagedData where it cannot be told.
     """
-    if not path.is_dir():
+    if path.is_dir():
+        return _run(path)
+    if not path.exists():
+        raise ToolError(
+            f"{path} does not exist; give a checkpoint, a run's folder or an .onnx file"
+        )
+    if is_onnx(path):
+        return _onnx(path)
+    try:
         return _checkpoint(path)
+    except ForeignFile:
+        return _weights(path)
+
+
+def _run(path: Path) -> dict[str, Any]:
     folder = RunFolder(path)
     if not folder.last.exists():
         raise ToolError(f"{path} holds no run: it has no {folder.last.name}")
-    lines = [json.loads(line) for line in folder.log.read_bytes().splitlines()]
-    rates = sorted(line["images_per_second"] for line in lines if line["kind"] == "step")
+    (run,) = read_runs([path])
+    rates = [number(point.line, "images_per_second") for point in run.steps]
+    known = [rate for rate in rates if rate is not None]
     return {
         **_checkpoint(folder.last),
+        "kind": "run",
         "best_checkpoint": folder.best if folder.best.exists() else None,
         "log": folder.log,
-        "history": [
-            {key: line[key] for key in ("epoch", "top1", "top5", "loss")}
-            for line in lines
-            if line["kind"] == "eval"
-        ],
-        "images_per_second": rates[len(rates) // 2] if rates else None,
+        "state": run.state,
+        "hours": run.hours,
+        "history": [_evaluation(point) for point in run.evals],
+        "images_per_second": statistics.median(known) if known else None,
     }
+
+
+def _evaluation(point: Point) -> dict[str, Any]:
+    return {key: number(point.line, key) for key in ("epoch", "top1", "top5", "loss")}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     found = load_checkpoint(path)
+    for part in (found.config, found.data, found.versions, found.classes, found.class_names):
+        _check_values(path, part)
+    try:
+        return _summary(path, found)
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise DamagedData(
+            f"{path} lacks what a checkpoint tells of its run ({type(error).__name__}: {error}); "
+            "use another checkpoint"
+        ) from error
+
+
+def _summary(path: Path, found: Checkpoint) -> dict[str, Any]:
     best = found.best
     return {
+        "kind": "checkpoint",
         "checkpoint": path,
         "bytes": path.stat().st_size,
         "model": found.config["model"],
-        "parameters": sum(
-            tensor.numel() for name, tensor in found.model.items() if not name.endswith(_STATISTICS)
-        ),
+        "parameters": _parameters(found.model),
         "classes": len(found.classes),
+        "averaged_weights": bool(found.ema),
         "position": asdict(found.position),
         "best": None if best is None else {**asdict(best), "top1": best.top1},
+        "recipe": found.config["recipe"]["name"],
         "config": found.config,
         "data": found.data,
         "versions": found.versions,
     }
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    found = read_weights(path)
+    return {
+        "kind": "weights",
+        "file": path,
+        "bytes": path.stat().st_size,
+        "layout": found.layout,
+        "model": found.model,
+        "classes": found.classes,
+        "parameters": _parameters(found.state),
+        "tensors": len(found.state),
+        "types": sorted({str(each.dtype).removeprefix("torch.") for each in found.state.values()}),
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    found = read_onnx(path)
+    graph = runtime_library("onnx").load(path, load_external_data=False)
+    return {
+        "kind": "onnx",
+        "file": path,
+        "bytes": path.stat().st_size,
+        "opset": max(
+            (each.version for each in graph.opset_import if not each.domain), default=None
+        ),
+        "ir_version": graph.ir_version,
+        "producer": f"{graph.producer_name} {graph.producer_version}".strip(),
+        "nodes": len(graph.graph.node),
+        "input": found.input,
+        "output": found.output,
+        "type": "float16" if found.half else "float32",
+        "batch": found.batch,
+        "image_size": found.image_size,
+        "resize": found.resize,
+        "interpolation": found.interpolation,
+        "mean": found.mean,
+        "std": found.std,
+        "model": found.model,
+        "epochs": found.epochs,
+        "classes": found.outputs,
+        "class_names": None if found.class_names is None else len(found.class_names),
+    }
+
+
+def _parameters(state: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for name, tensor in state.items() if not name.endswith(_STATISTICS))
+
+
+def _check_values(path: Path, value: object) -> None:
+    """Refuse what is no plain data of a sane size. Raises DamagedData."""
+    waiting: list[object] = [value]
+    seen = 0
+    while waiting:
+        item = waiting.pop()
+        seen += 1
+        sound = item is None or isinstance(item, str | float | int)
+        if isinstance(item, int):
+            sound = abs(item) < _LARGEST_NUMBER
+        elif isinstance(item, dict):
+            sound = all(isinstance(key, str) for key in item)
+            waiting += item.values()
+        elif isinstance(item, list | tuple):
+            sound = True
+            waiting += item
+        if not sound or seen + len(waiting) > _MOST_VALUES:
+            raise DamagedData(
+                f"{path} tells of its run in values that `resnet train` does not write; it was "
+                "altered, use another checkpoint"
+            )

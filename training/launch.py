@@ -1,175 +1,364 @@
 """Starting the processes of a run: `resnet train --cards 4` becomes 16 of them, joined.
 
-torch.distributed.run does the work, with lists of arguments and no shell. What it adds to the
-terminal is kept away: a process that fails hands its one sentence to the launcher, which
-raises it as its own, so a failure on 16 processes is told once.
+This needs no torch, so nobody waits for it twice. On every machine one command starts, watches
+and ends its own processes; machine 0's also holds the coordinator (training/coordinator.py), which
+all commands obey. How a command reacts:
+
+    a process is lost     every process of every machine is ended, then all are started again
+    a process gives up    the same without a restart: its sentence is this command's
+    SIGTERM, SIGUSR1      handed on; the processes save and end, in the time that --grace gives
+    Ctrl-C, or a second   everything is ended at once
+    machine 0 is lost     the others wait for its command to be started again, and join it
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import logging
 import os
 import signal
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from shards.errors import ToolError, UsageError
-from shards.parallel import cores_each
+from training.attention import Attention
+from training.children import Children
+from training.coordinator import Coordinator, Rules
 from training.device import prepare_environment
+from training.link import Link, Outcome, connect, exit_with, listen, program
+from training.place import LAUNCHER_VARIABLE, LOCALHOST, RESTART_VARIABLE
+from training.stopping import SAME_SECONDS
 
-FAILURES_VARIABLE = "IMAGENET_RESNET_FAILURES"
-LAUNCHER_VARIABLE = "IMAGENET_RESNET_LAUNCHER"
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent dies
-INTERRUPTED = 130  # exit code after Ctrl-C, by the shells' convention
+JOIN_VARIABLE = "IMAGENET_RESNET_JOIN_SECONDS"  # how long this process waits for the others
+STORE_VARIABLE = "IMAGENET_RESNET_STORE"  # file descriptor on which process 0 is to be met
+RESTARTS = 3
+JOIN_SECONDS = 300.0
+GRACE_SECONDS = 120.0
+_RETRY_SECONDS = 0.5
+_LAST_WORDS = 5.0  # seconds in which machine 0 confirms an end that was asked for here
 
 
-def inside_launch() -> bool:
-    """Whether a launcher (ours, torchrun, or a like one) started this process as one of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+def _unheard(_text: str) -> None:
+    """Where nobody is told of restarts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be started here, and what with."""
+
+    argv: Sequence[str]
+    nproc: int
+    nodes: int
+    node_rank: int
+    master: tuple[str, int]
+    max_restarts: int
+    join_seconds: float
+    grace: float
+    say: Callable[[str], None]
+
+    @property
+    def address(self) -> str:
+        """Where machine 0 is met."""
+        return f"{self.master[0]}:{self.master[1]}"
 
 
 def launch(
-    argv: Sequence[str], *, nproc: int, nodes: int = 1, node_rank: int = 0, master: str | None
+    argv: Sequence[str],
+    *,
+    nproc: int,
+    nodes: int = 1,
+    node_rank: int = 0,
+    master: str | None = None,
+    max_restarts: int = 0,
+    join_seconds: float = JOIN_SECONDS,
+    grace: float = GRACE_SECONDS,
+    say: Callable[[str], None] = _unheard,
 ) -> int:
     """Run this program with `argv` in `nproc` processes here; the exit code once all are gone.
 
     With `nodes` above 1 the same is started on each machine, `node_rank` being its number and
-    `master` HOST:PORT of machine 0; on one machine a free port is found. Raises the ToolError
-    or UsageError that the first failing process reported, or one that names the signal that
-    killed it; other failures give its exit code, Ctrl-C gives 130.
+    `master` HOST:PORT of machine 0. `say` tells the user of restarts. Raises the ToolError or
+    UsageError that the first failing process reported, Stopped where a signal made the run
+    stop and save, or a ToolError that names a process that was lost and how.
     """
     prepare_environment()
-    with tempfile.TemporaryDirectory(prefix="imagenet-resnet-") as failures:
-        variables = {
-            FAILURES_VARIABLE: failures,
-            LAUNCHER_VARIABLE: str(os.getpid()),
-            "TORCH_CPP_LOG_LEVEL": "ERROR",
-        }
-        if "OMP_NUM_THREADS" not in os.environ:
-            variables["OMP_NUM_THREADS"] = str(cores_each(nproc))
-        with _environment(variables), _undisturbed():
-            return _run(_rendezvous(nproc, nodes, node_rank, master), argv, Path(failures))
+    job = Job(
+        argv=argv,
+        nproc=nproc,
+        nodes=nodes,
+        node_rank=node_rank,
+        master=_master(nodes, node_rank, master),
+        max_restarts=max_restarts,
+        join_seconds=join_seconds,
+        grace=grace,
+        say=say,
+    )
+    with Attention() as attention, contextlib.closing(_Command(job, attention)) as command:
+        return exit_with(command.run(), say)
 
 
-def follow_launcher() -> None:
-    """End with the launcher that started this process, even if it is killed without warning.
-
-    A process left behind would go on writing into a run that is started again.
-    """
-    launcher = os.environ.get(LAUNCHER_VARIABLE)
-    if launcher is None:
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(launcher):  # it died before the call above
-        raise ToolError("the launcher of this process is gone; start the command again")
-
-
-def report_failure(error: ToolError) -> bool:
-    """Hand a failure of this process to the launcher that will show it; False if none will."""
-    folder = os.environ.get(FAILURES_VARIABLE)
-    if folder is None or not Path(folder).is_dir():
-        return False
-    name = f"rank-{os.environ.get('RANK', '0')}"
-    temporary = Path(folder) / f".{name}"
-    temporary.write_text(f"{error.exit_code}\n{error}")
-    temporary.replace(Path(folder) / name)
-    return True
-
-
-def _first_failure(folder: Path) -> ToolError | None:
-    reports = sorted(folder.glob("rank-*"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    if not reports:
-        return None
-    code, _, sentence = reports[0].read_text().partition("\n")
-    return UsageError(sentence) if int(code) == UsageError.exit_code else ToolError(sentence)
-
-
-def _rendezvous(nproc: int, nodes: int, node_rank: int, master: str | None) -> list[str]:
-    """torchrun's options."""
-    options = [f"--nproc-per-node={nproc}", "--max-restarts=0"]
-    if nodes == 1:
-        return [*options, "--standalone"]
-    host, _, port = (master or "").rpartition(":")
-    if not host or not port.isdigit():
-        raise UsageError("--nodes above 1 needs --master HOST:PORT, an address of machine 0")
+def _master(nodes: int, node_rank: int, master: str | None) -> tuple[str, int]:
+    """Machine 0's host and port, checked; on one machine nobody needs them."""
+    if nodes == 1 and node_rank == 0:
+        return LOCALHOST, 0
     if not 0 <= node_rank < nodes:
         raise UsageError(f"--node-rank {node_rank}: it must be from 0 to {nodes - 1}")
-    return [
-        *options,
-        f"--nnodes={nodes}",
-        f"--node-rank={node_rank}",
-        f"--master-addr={host}",
-        f"--master-port={port}",
-    ]
+    host, _, port = (master or "").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(
+            "--nodes above 1 needs --master HOST:PORT, an address of machine 0 and a port from 1 "
+            f"to 65535{'' if master is None else f', not {master}'}"
+        )
+    return host.strip("[]"), int(port)
 
 
-def _run(options: list[str], argv: Sequence[str], failures: Path) -> int:
-    """Run this console script with `argv`, by this same Python, under torchrun's options."""
-    # Imported here because torch takes seconds, and `inside_launch` is asked on every failure.
-    import torch.distributed.run as torchrun
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous.api import RendezvousError
+class _Command:
+    """This machine's part: its link to the coordinator and its processes."""
 
-    arguments = torchrun.parse_args([*options, str(Path(sys.argv[0]).resolve())])
-    # Not given to the parser: it takes abbreviations of its own options even behind the program.
-    arguments.training_script_args = list(argv)
-    try:
-        torchrun.run(arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            why = " (by the system, if memory ran out)" if name == "SIGKILL" else ""
+    def __init__(self, job: Job, attention: Attention) -> None:
+        self._job = job
+        self._attention = attention
+        self._stack = contextlib.ExitStack()
+        self._program = program()
+        self._link: Link | None = None
+        self._children: Children | None = None
+        self._told: Outcome | None = None  # what the coordinator knows of this attempt
+        self._store: socket.socket | None = None  # machine 0's: where process 0 will be met
+        self._forwarded: signal.Signals | None = None
+        self._own: Outcome | None = None  # how the user ended this very command
+        self._forwarded_at = 0.0
+        self._deadline: float | None = None  # of what was asked for by a signal
+        self._returns = 0  # how often machine 0 was lost
+
+    def run(self) -> Outcome:
+        """Serve until the coordinator says how it ended."""
+        link = self._link = self._meet()
+        while link is not None:
+            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            numbers, readable = self._attention.wait(link, left)
+            for number in numbers:
+                self._on_signal(signal.Signals(number))
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                if self._own is not None:
+                    return self._own
+                self._give_up_saving()
+            if readable:
+                messages = link.receive()
+                if messages is None:
+                    link = self._link = self._meet_again()
+                    continue
+                for message in messages:
+                    if message["do"] == "end":
+                        return self._end(message)
+                    self._on_message(message)
+            self._tell_outcome()
+        assert self._own is not None
+        return self._own
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._stop()
+        if self._link is not None:
+            self._link.close()
+        self._stack.close()
+
+    # --- with the coordinator -----------------------------------------------------------------
+
+    def _meet(self) -> Link | None:
+        """Come to machine 0, or be it; None where a signal ended the waiting."""
+        job = self._job
+        if job.node_rank == 0:
+            link: Link | None = self._be_first()
+        else:
+            link = self._connect()
+        if link is not None:
+            self._open_store()
+            link.send(
+                {
+                    "what": "hello",
+                    "node": job.node_rank,
+                    "nodes": job.nodes,
+                    "nproc": job.nproc,
+                    "host": socket.gethostname(),
+                    "program": self._program,
+                    "port": self._store_port,
+                }
+            )
+        return link
+
+    def _be_first(self) -> Link:
+        job = self._job
+        listener = listen(job.master[1]) if job.nodes > 1 else None
+        own, end = socket.socketpair()
+        rules = Rules(
+            nodes=job.nodes,
+            nproc=job.nproc,
+            max_restarts=job.max_restarts,
+            join_seconds=job.join_seconds,
+            grace=job.grace,
+            program=self._program,
+            address=job.address,
+        )
+        coordinator = Coordinator(rules, end, listener)
+        thread = threading.Thread(target=coordinator.run, name="coordinator", daemon=True)
+        thread.start()
+        self._stack.callback(thread.join)
+        return Link(own)
+
+    def _connect(self) -> Link | None:
+        job = self._job
+        end = time.monotonic() + job.join_seconds
+        while True:
+            try:
+                return Link(connect(job.master))
+            except OSError as error:
+                if time.monotonic() >= end:
+                    raise ToolError(
+                        f"machine 0 did not answer at {job.address} within {job.join_seconds:g} s "
+                        f"({error.strerror or error}); start the same command there with "
+                        "--node-rank 0, and check that this machine reaches that address"
+                    ) from error
+            for number in self._attention.wait(None, _RETRY_SECONDS)[0]:
+                self._on_signal(signal.Signals(number))
+            if self._own is not None:
+                return None
+
+    def _meet_again(self) -> Link | None:
+        """Machine 0 is gone: end what runs here and wait for it, as a restart."""
+        job = self._job
+        self._stop()
+        if self._link is not None:
+            self._link.close()
+        if self._own is not None:
+            return None
+        gone = f"machine 0 at {job.address} is gone"
+        if job.node_rank == 0 or self._returns >= job.max_restarts or self._forwarded is not None:
             raise ToolError(
-                f"process {rank} was ended by {name}{why}, and the others with it; start the same "
-                "command again: it goes on from the last checkpoint"
-            ) from None
-        reported = _first_failure(failures)
-        if reported is not None:
-            raise reported from None
-        return failure.exitcode
-    except SignalException as error:
-        return 128 + int(error.sigval)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except (RendezvousError, RuntimeError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ToolError(
-            f"the processes could not be started ({reason}); with --nodes, check that --master "
-            "is an address of machine 0 that the others reach and that its port is free"
-        ) from error
-    return 0
+                f"{gone}, and the processes here were ended with it; start the same command again "
+                "on every machine: it goes on from the last checkpoint"
+            )
+        self._returns += 1
+        job.say(
+            f"{gone}; restart {self._returns} of {job.max_restarts} from the last checkpoint, once "
+            f"it is started again (waiting {job.join_seconds:g} s)"
+        )
+        return self._meet()
 
+    def _on_message(self, message: Mapping[str, Any]) -> None:
+        job = self._job
+        if message["do"] == "say":
+            job.say(message["text"])
+        elif message["do"] == "start" and self._own is None:
+            self._start(int(message["restart"]), int(message["port"]))
+        elif message["do"] == "stop":
+            self._stop()
+            self._open_store()
+            self._send({"what": "ready", "port": self._store_port})
 
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    def _tell_outcome(self) -> None:
+        """Tell the coordinator how the processes ended, and again if more becomes known."""
+        if self._children is None:
+            return
+        outcome = self._children.outcome(self._forwarded)
+        if outcome is None or (self._told is not None and outcome.weight <= self._told.weight):
+            return
+        self._told = outcome
+        if outcome.good:
+            self._deadline = None
+        self._send({"what": "ended", **vars(outcome)})
 
+    def _end(self, message: Mapping[str, Any]) -> Outcome:
+        if self._own is not None:
+            return self._own
+        return Outcome(kind=message["kind"], code=message["code"], text=message["text"])
 
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep torch's launcher from logging, and put back the signal handlers that it replaces."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    def _send(self, message: Mapping[str, Any]) -> None:
+        if self._link is not None:
+            self._link.send(message)
+
+    # --- with the processes -------------------------------------------------------------------
+
+    def _start(self, restart: int, port: int) -> None:
+        """Start them; process 0 gets the socket on which the others will meet it."""
+        self._told = None
+        environments = list(self._environments(restart, port))
+        self._children = Children(self._job.argv, environments, self._store)
+        if self._forwarded is not None:
+            self._children.forward(self._forwarded)
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _environments(self, restart: int, port: int) -> Iterator[dict[str, str]]:
+        job = self._job
+        for local_rank in range(job.nproc):
+            environment = {
+                **os.environ,
+                LAUNCHER_VARIABLE: str(os.getpid()),
+                RESTART_VARIABLE: str(restart),
+                "RANK": str(job.node_rank * job.nproc + local_rank),
+                "WORLD_SIZE": str(job.nodes * job.nproc),
+                "LOCAL_RANK": str(local_rank),
+                "LOCAL_WORLD_SIZE": str(job.nproc),
+                "MASTER_ADDR": LOCALHOST if job.node_rank == 0 else job.master[0],
+                "MASTER_PORT": str(port),
+                "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+            }
+            if local_rank == 0 and self._store is not None:
+                environment[STORE_VARIABLE] = str(self._store.fileno())
+            yield environment
+
+    def _stop(self) -> None:
+        if self._children is not None:
+            self._children.kill()
+            self._children = None
+
+    def _open_store(self) -> None:
+        """A port of its own for each attempt: what is left of the last one cannot disturb."""
+        if self._job.node_rank == 0 and self._store is None:
+            self._store = listen(0, everywhere=self._job.nodes > 1)
+            self._stack.callback(self._store.close)
+
+    @property
+    def _store_port(self) -> int:
+        return 0 if self._store is None else int(self._store.getsockname()[1])
+
+    # --- with signals -------------------------------------------------------------------------
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """The first SIGTERM or SIGUSR1 is handed on; Ctrl-C, or a second one, ends all at once."""
+        now = time.monotonic()
+        if self._own is not None or (
+            number == self._forwarded and now - self._forwarded_at < SAME_SECONDS
+        ):
+            return
+        if self._children is not None and number != signal.SIGINT and self._forwarded is None:
+            self._forwarded, self._forwarded_at = number, now
+            self._children.forward(number)
+            self._deadline = now + self._job.grace
+            return
+        self._stop()
+        self._own = Outcome(kind="final", code=128 + number)
+        text = f"{number.name} ended the command of machine {self._job.node_rank} "
+        self._send(
+            {
+                "what": "ended",
+                "kind": "final",
+                "code": 1,
+                "text": f"{text}({socket.gethostname()})",
+            }
+        )
+        self._deadline = now + _LAST_WORDS
+
+    def _give_up_saving(self) -> None:
+        self._deadline = None
+        name = "no signal" if self._forwarded is None else self._forwarded.name
+        self._stop()
+        text = (
+            f"the processes on {socket.gethostname()} did not save and end within "
+            f"{self._job.grace:g} s of {name}, and were ended; --grace SECONDS gives them more"
+        )
+        self._send({"what": "ended", "kind": "final", "code": 1, "text": text})

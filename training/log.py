@@ -1,7 +1,8 @@
 """log.jsonl: a run's history, one JSON object a line, each with its `kind` and position.
 
 The file reads as one undisturbed history: when a run goes on from a checkpoint, the lines of
-work that will be done again are cut off first, and so is a line that a kill tore apart.
+work that will be done again are cut off first, and so is a line that a kill tore apart. Lines
+that a full disk does not take wait until there is room.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
+from shards.durable import named
 from shards.errors import DamagedData
 
 
@@ -23,24 +25,52 @@ class RunLog:
     def __init__(self, path: Path, resume_at: tuple[int, int]) -> None:
         """Open the log of a run that starts or goes on at (epoch, step)."""
         cut_back(path, resume_at)
-        self._file: BinaryIO = path.open("ab")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self._lock = threading.Lock()  # checkpoints are written, and the log synced, by a thread
+        self._waiting = bytearray()  # lines that the disk has not taken yet
+        self.failure: OSError | None = None  # why not
 
     def write(self, kind: str, values: Mapping[str, object]) -> dict[str, object]:
-        """Append one line and flush it. Returns what was written."""
+        """Append one line. Returns what was written, or waits to be: see `failure`."""
         record = {"kind": kind, "time": round(time.time(), 3), **values}
         line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        with self._lock:
+            self._waiting += line.encode() + b"\n"
+            self._flush()
         return record
 
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
+            self.failure = None
+        except OSError as error:
+            self.failure = error
+
+    def rewind(self, place: tuple[int, int]) -> None:
+        """Take back what was written beyond (epoch, step)."""
+        with self._lock:
+            self._waiting.clear()
+            cut_back(self._path, place)
+
     def sync(self) -> None:
-        """Make the lines so far durable: before a checkpoint that lies beyond them."""
-        os.fsync(self._file.fileno())
+        """Make the lines so far durable: before a checkpoint that lies beyond them.
+
+        Raises OSError, with the log's name, where lines still wait.
+        """
+        with self._lock, named(self._path):
+            self._flush()
+            if self.failure is not None:
+                raise self.failure
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Make the log durable and close it."""
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        finally:
+            self._file.close()
 
 
 def cut_back(path: Path, resume_at: tuple[int, int]) -> None:

@@ -1,308 +1,235 @@
-"""The loop over steps and epochs of one run, and its state.
+"""The loop over steps and epochs of one run.
 
-The state is what a checkpoint holds. Nothing in a step waits for the device; the host reads
-the loss at log lines and before saving, so that no checkpoint ever follows a loss that was
-not finite.
+Nothing in a step waits for the device; the host reads the loss at log lines and before
+saving, so that no checkpoint ever follows a loss or holds a weight that was not finite.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+import time
+from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
-from shards.dataset import Dataset
-from shards.errors import DamagedData, ToolError
+from shards.errors import ToolError
 from shards.loader import Loader
-from shards.progress import Progress
 from shards.stream import StreamLoader
-from shards.transform import EvalTransform
-from training.batches import DeviceBatch, Normalizer, on_device
-from training.checkpoint import Best, Checkpoint, Position, current_versions
-from training.config import TrainConfig, config_values
-from training.device import Device, Precision
-from training.distributed import World, from_main, sum_integers
-from training.evaluate import Evaluation, evaluate, load_weights
-from training.log import RunLog
+from training.batches import DeviceBatch, on_device
+from training.checkpoint import Best, load_checkpoint
+from training.distributed import from_main
+from training.evaluate import Evaluation, evaluate
 from training.meter import Meter
-from training.model import build_model, plain_weights
-from training.optim import load_momentum, make_sgd, momentum_state, set_lr
-from training.order_digest import MASK, digest_of, digest_text
-from training.run_folder import RunFolder
-from training.schedule import lr_at
-from training.train_set import TrainSet, order_of_epoch, samples_of_epoch
+from training.order_digest import digest_text
+from training.profiling import profiled
+from training.reporting import Reporter
+from training.saving import Saver
+from training.session import Session
+from training.state import TrainState
+from training.step import Stepper
+from training.train_set import eval_transform, order_of_epoch
+from training.verdict import Agreement, Verdict
 
-Record = dict[str, object]
+Outcome = Literal["finished", "max-steps", "patience", "signal", "max-time"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """What a run has around it, fixed while it runs."""
-
-    config: TrainConfig
-    device: Device
-    precision: Precision
-    world: World
-    train_set: TrainSet
-    val_set: Dataset
-    folder: RunFolder
-    progress: Progress  # silent on all ranks but 0
-    on_record: Callable[[Record], None]
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """What tells this data from other data; part of every checkpoint."""
-        return {
-            "train": self.train_set.digest,
-            "val": self.val_set.digest,
-            "train_samples": self.train_samples,
-            "val_samples": len(self.val_set),
-        }
-
-    @property
-    def train_samples(self) -> int:
-        """Samples of an epoch."""
-        return samples_of_epoch(self.train_set, self.config.global_batch)
+_SKIPS_AT_MOST = 50  # steps in a row: an fp16 scaler finds its scale within 20
+_ROLLBACKS_AT_MOST = 3  # to one checkpoint
+_STOPS: dict[Verdict, Outcome] = {
+    Verdict.STOP_BY_SIGNAL: "signal",
+    Verdict.STOP_BY_TIME: "max-time",
+}
 
 
-def share_of_loss(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float, global_size: int, world: int
-) -> tuple[Tensor, Tensor]:
-    """(loss to call backward on, mean loss over these samples).
-
-    DistributedDataParallel averages gradients over processes as if their shares were equal;
-    the first value weighs this process's mean by its true share, so the averaged gradient is
-    that of the mean loss over the global batch however it is cut.
-    """
-    loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return loss * (len(labels) * world / global_size), loss
+class _NotFiniteError(Exception):
+    """A loss or a weight is not a number, on all processes alike."""
 
 
 class Loop:
-    """A run under way: network, optimiser, position, best result."""
+    """A run under way, from where its state is to its end."""
 
     def __init__(
         self,
         session: Session,
+        *,
         loader: Loader | StreamLoader,
-        log: RunLog | None,
-        start: Checkpoint | None,
+        state: TrainState,
+        reporter: Reporter,
+        saver: Saver,
+        agreement: Agreement,
     ) -> None:
-        """Begin at the beginning, or where the checkpoint `start` stands. `log` is rank 0's."""
-        self.session = session
-        self.epoch, self.step, self.samples = 0, 0, 0
-        self.best: Best | None = None
+        self.state = state
+        self.reporter = reporter
+        self.saver = saver
         self.evaluation: Evaluation | None = None  # the latest of this process
-        self.saved: Path | None = None  # the latest checkpoint of this process
-        self._order_shared = 0  # digest of the epoch so far, over all processes
-        self._order_own = 0  # this process's part since the two were last added up
+        self._session = session
         self._loader = loader
-        self._log = log
-        self._build(start)
-        if start is not None:
-            self._take_position(start)
+        self._agreement = agreement
+        self._stepper = Stepper(session, state)
         self._meter = Meter(session.world, loader)
+        self._lr = 0.0  # of the last step
+        self._grad_norm: Tensor | None = None  # of the last step, where it was measured
+        self._interval = (0, 0)  # first step and last + 1 of the latest log interval
+        self._rollbacks = 0  # since the last checkpoint
 
-    def _build(self, start: Checkpoint | None) -> None:
-        session, config = self.session, self.session.config
-        device = session.device
-        device.manual_seed(config.seed)
-        network = build_model(
-            config.model,
-            len(session.train_set.classes),
-            init=config.recipe.init,
-            seed=config.seed,
-        )
-        if start is not None:
-            load_weights(network, start)
-        self._network = network.to(device.torch_device).to(memory_format=torch.channels_last)
-        self._model: torch.nn.Module = self._network
-        if session.world.size > 1:
-            self._model = DistributedDataParallel(self._network, **device.ddp_arguments())
-        self._normalize = Normalizer(device.torch_device)
-        self._optimizer = make_sgd(self._network, config.recipe, fused=device.fused_sgd)
-        self._scaler = device.grad_scaler(session.precision, config.recipe.loss_scale)
-        if start is not None:
-            load_momentum(self._optimizer, self._network, start.optimizer)
-            if self._scaler.is_enabled() and start.scaler:
-                self._scaler.load_state_dict(start.scaler)
-            torch.set_rng_state(start.rng["torch"])
-
-    def _take_position(self, start: Checkpoint) -> None:
-        position = start.position
-        self.epoch, self.step, self.samples = position.epoch, position.step, position.samples
-        self._order_shared = int(position.order, 16)
-        self.best = start.best
-        if self.step > self._loader.steps:
-            raise DamagedData(
-                f"the checkpoint stands at step {self.step} of an epoch of {self._loader.steps}"
-            )
-
-    def run(self) -> Literal["finished", "max-steps"]:
-        """Train to the end of the last epoch, or until --max-steps."""
-        while self.epoch < self.session.config.epochs:
-            if self._train_epoch():
-                self._finish_epoch()
-            if self._out_of_steps():
-                return "max-steps"
+    def run(self) -> Outcome:
+        """Train to the end of the last epoch, or until something ends it early, saved."""
+        session = self._session
+        folder = session.config.profile if session.world.is_main else None
+        with profiled(folder, session.device, session.progress.note) as recorded:
+            self._recorded = recorded
+            while self.state.epoch < session.config.epochs:
+                try:
+                    stop = self._train_epoch()
+                    if stop is None:
+                        self._finish_epoch()
+                        stop = self._stop_after_epoch()
+                except _NotFiniteError as found:
+                    self._go_back(found)
+                    continue
+                if stop is not None:
+                    return stop
         return "finished"
 
-    def emit(self, kind: str, values: Mapping[str, object]) -> None:
-        """Write a line of the log at the present position, and show it."""
-        if self._log is None:
-            return
-        record = self._log.write(kind, {"epoch": self.epoch, "step": self.step, **values})
-        self.session.on_record(record)
+    # --- steps ---
 
-    def _out_of_steps(self) -> bool:
-        limit = self.session.config.max_steps
-        return limit is not None and self.epoch * self._loader.steps + self.step >= limit
-
-    def _train_epoch(self) -> bool:
-        """Train what is left of the epoch. False where --max-steps ended it early, saved."""
-        session, config = self.session, self.session.config
-        set_lr(self._optimizer, self._lr())
-        self._model.train()
+    def _train_epoch(self) -> Outcome | None:
+        """Train what is left of the epoch. Why it ended early, saved, if it did."""
+        session, state, config = self._session, self.state, self._session.config
+        state.model.train()
         session.progress.start(
-            f"epoch {self.epoch + 1}/{config.epochs}",
+            f"epoch {state.epoch + 1}/{config.epochs}",
             self._loader.steps * config.global_batch
             if config.recipe.drop_last
             else session.train_samples,
             "images",
         )
-        session.progress.advance(self.step * config.global_batch)
+        session.progress.advance(state.step * config.global_batch)
         self._meter.restart()
-        batches = on_device(self._loader.epoch(self.epoch, self.step), session.device)
+        batches = on_device(self._loader.epoch(state.epoch, state.step), session.device)
         with contextlib.closing(batches):
             for batch in batches:
                 self._train_step(batch)
-                if self.step == self._loader.steps:
+                if state.step == self._loader.steps:
                     break
-                if self._out_of_steps():
-                    self._save()
-                    return False
-                if config.save_steps and self.step % config.save_steps == 0:
-                    self._save()
-                elif self.step % config.log_every == 0:
-                    self._report()
-        return True
+                stop = self._after_step()
+                if stop is not None:
+                    return stop
+        stop = _STOPS.get(self._agreement.now())
+        if stop is not None:
+            self._save()
+        return stop
 
     def _train_step(self, batch: DeviceBatch) -> None:
-        session = self.session
-        with session.device.autocast(session.precision):
-            scaled, loss = share_of_loss(
-                self._model(self._normalize(batch.images)),
-                batch.labels,
-                label_smoothing=session.config.recipe.label_smoothing,
-                global_size=batch.host.global_size,
-                world=session.world.size,
-            )
-        self._scaler.scale(scaled).backward()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._meter.add(loss, len(batch.labels), batch.host.global_size)
-        self._order_own += digest_of(batch.host.positions, batch.host.samples)
-        self.step += 1
-        self.samples += batch.host.global_size
-        session.progress.advance(batch.host.global_size)
+        state, size = self.state, batch.host.global_size
+        if state.is_left_out():
+            self._meter.add(None, size)
+            self._grad_norm = None
+        else:
+            self._lr = state.set_lr()
+            measure = self._is_logged(state.step + 1)
+            self._meter.add(self._stepper.step(batch, measure=measure), size)
+            self._grad_norm = self._stepper.grad_norm
+        state.consumed(batch)
+        self._session.progress.advance(size)
+        self.reporter.stepped()
+        self.saver.look()
+        self._recorded()
+
+    def _is_logged(self, step: int) -> bool:
+        """Whether a log line comes after so many steps of the epoch, whatever happens."""
+        return step % self._session.config.log_every == 0 or step == self._loader.steps
+
+    def _after_step(self) -> Outcome | None:
+        """Stop, save or report, as the moment wants it, before the epoch's last step."""
+        config, step = self._session.config, self.state.step
+        if self._out_of_steps():
+            self._save()
+            return "max-steps"
+        verdict = self._agreement.after_step()
+        if verdict in _STOPS:
+            self._save()
+            return _STOPS[verdict]
+        if verdict is Verdict.SAVE or (config.save_steps and step % config.save_steps == 0):
+            self._save()
+        elif step % config.log_every == 0:
+            self._report()
+        return None
+
+    def _out_of_steps(self) -> bool:
+        limit = self._session.config.max_steps
+        return limit is not None and self.state.steps_done >= limit
 
     def _report(self) -> None:
-        """Read the meter, refuse a loss that is not finite, and log the interval."""
+        """Read the meter, look at the loss, and log the interval."""
         if self._meter.steps == 0:
             return
+        last = self.state.step
         interval = self._meter.read()
-        if not math.isfinite(interval.loss):
+        self._interval = (last - interval.steps, last)
+        if interval.trained and not math.isfinite(interval.loss):
+            raise _NotFiniteError(f"the loss is not finite ({interval.loss})")
+        if self._stepper.skipped_in_a_row >= _SKIPS_AT_MOST:
             raise ToolError(
-                f"the loss is not finite ({interval.loss}) at or before step {self.step} of epoch "
-                f"{self.epoch + 1}, and training stopped; the checkpoints are from before: start "
-                "anew with a smaller --lr, or with --amp off"
+                f"the last {self._stepper.skipped_in_a_row} steps were skipped, because their "
+                "gradients were not finite; start anew with a smaller --lr, or with --amp off"
             )
-        self.emit(
-            "step",
-            {
-                "samples": self.samples,
-                "steps": interval.steps,
-                "loss": interval.loss,
-                "lr": self._lr(),
-                "images_per_second": interval.images_per_second,
-                "wait_share": interval.wait_share,
-                "loss_scale": self._scaler.get_scale() if self._scaler.is_enabled() else None,
-                "peak_memory": self.session.device.peak_memory(),
-            },
-        )
+        self.reporter.steps(interval, lr=self._lr, grad_norm=self._grad_norm)
+        self.reporter.forecast(self._loader.steps)
 
-    def _lr(self) -> float:
-        config = self.session.config
-        return lr_at(self.epoch, peak=config.lr, warmup=config.warmup, epochs=config.epochs)
+    # --- epochs ---
 
     def _finish_epoch(self) -> None:
         """Prove the order, evaluate, log, and save at the start of the next epoch."""
+        state = self.state
         self._report()
+        self._check_weights()
         used, order = self._check_order()
-        self.evaluation = self._evaluate()
-        improved = self.best is None or self.evaluation.top1_count > self.best.top1_count
-        if improved:
-            self.best = Best(
-                epoch=self.epoch + 1,
-                top1_count=self.evaluation.top1_count,
-                top5_count=self.evaluation.top5_count,
-                samples=self.evaluation.samples,
-                loss=self.evaluation.loss,
-            )
-        self.epoch, self.step, self._order_shared = self.epoch + 1, 0, 0
-        self.emit("epoch", {"samples": self.samples, "consumed": used, "order": order})
-        self.emit(
-            "eval",
-            {
-                "samples": self.evaluation.samples,
-                "top1": self.evaluation.top1,
-                "top5": self.evaluation.top5,
-                "top1_count": self.evaluation.top1_count,
-                "top5_count": self.evaluation.top5_count,
-                "loss": self.evaluation.loss,
-                "best": improved,
-            },
-        )
+        started = time.perf_counter()
+        self.evaluation = self._evaluate(average=False)
+        averaged = None if state.average is None else self._evaluate(average=True)
+        seconds = max(time.perf_counter() - started, 1e-9)
+        improved = self._note_best(averaged or self.evaluation)
+        state.next_epoch()
+        self.reporter.emit("epoch", {"samples": state.samples, "consumed": used, "order": order})
+        self.reporter.evaluation(self.evaluation, averaged, seconds=seconds, improved=improved)
         self._save()
+
+    def _note_best(self, found: Evaluation) -> bool:
+        """Whether this epoch's result is the best so far; of averaged weights where there are."""
+        state = self.state
+        if state.best is not None and found.top1_count <= state.best.top1_count:
+            return False
+        state.best = Best(
+            epoch=state.epoch + 1,
+            top1_count=found.top1_count,
+            top5_count=found.top5_count,
+            samples=found.samples,
+            loss=found.loss,
+            weights="model" if state.average is None else "ema",
+        )
+        return True
 
     def _check_order(self) -> tuple[int, str]:
         """(samples consumed in this epoch, their digest); raises where it is not the plan's."""
-        session, config = self.session, self.session.config
+        session, config, epoch = self._session, self._session.config, self.state.epoch
         used = min(self._loader.steps * config.global_batch, session.train_samples)
-        order = self._order()
-        expected = order_of_epoch(session.train_set, seed=config.seed, epoch=self.epoch, used=used)
+        order = self.state.order()
+        expected = order_of_epoch(session.train_set, seed=config.seed, epoch=epoch, used=used)
         if order != expected:
             raise ToolError(
-                f"epoch {self.epoch + 1} did not consume the samples it should have (order "
+                f"epoch {epoch + 1} did not consume the samples it should have (order "
                 f"{digest_text(order)}, expected {digest_text(expected)}); report this"
             )
         return used, digest_text(order)
 
-    def _order(self) -> int:
-        """The digest of the epoch so far, over all processes."""
-        (own,) = sum_integers([self._order_own], self.session.world)
-        self._order_shared = (self._order_shared + own) & MASK
-        self._order_own = 0
-        return self._order_shared
-
-    def _evaluate(self) -> Evaluation:
-        session, config = self.session, self.session.config
+    def _evaluate(self, *, average: bool) -> Evaluation:
+        session, state, config = self._session, self.state, self._session.config
+        assert state.average is not None or not average
         return evaluate(
-            self._network,
+            state.average.network if average and state.average else state.network,
             session.val_set,
-            EvalTransform(
-                image_size=config.image_size,
-                resize=config.recipe.eval_short_side(config.image_size),
-            ),
+            eval_transform(config),
             global_batch=config.global_batch,
             threads=config.threads,
             device=session.device,
@@ -311,31 +238,56 @@ class Loop:
             progress=session.progress,
         )
 
+    def _stop_after_epoch(self) -> Outcome | None:
+        """Why no further epoch follows, if so. This moment is saved already."""
+        config, state = self._session.config, self.state
+        if state.epoch >= config.epochs:
+            return "finished"
+        if self._out_of_steps():
+            return "max-steps"
+        if out_of_patience(state.epoch, state.best, config.patience):
+            return "patience"
+        return _STOPS.get(self._agreement.now())
+
+    # --- saving and going back ---
+
     def _save(self) -> None:
-        """Write a checkpoint of this moment; all processes learn whether it worked."""
+        """Begin to write a checkpoint of this moment."""
+        state = self.state
         self._report()
-        if self._log is not None:
-            self._log.sync()
-        order = digest_text(self._order())
-        keep = self.session.config.keep
-        self.saved = from_main(
-            lambda: self.session.folder.save(self._checkpoint(order), keep=keep),
-            self.session.world,
-        )
+        self._check_weights()
+        order = state.order_text()
+        self.saver.save(lambda: state.checkpoint(order))
+        self._agreement.saved()
+        self._rollbacks = 0
         self._meter.restart()
 
-    def _checkpoint(self, order: str) -> Checkpoint:
-        session = self.session
-        return Checkpoint(
-            model=plain_weights(self._network.state_dict()),
-            optimizer=momentum_state(self._optimizer, self._network),
-            scaler=dict(self._scaler.state_dict()),
-            rng={"torch": torch.get_rng_state()},
-            position=Position(epoch=self.epoch, step=self.step, samples=self.samples, order=order),
-            best=self.best,
-            config=config_values(session.config),
-            data=session.data,
-            classes=list(session.train_set.classes),
-            class_names=list(session.train_set.class_names),
-            versions=current_versions(),
+    def _check_weights(self) -> None:
+        if not self.state.weights_are_finite():
+            raise _NotFiniteError("the weights are not finite")
+
+    def _go_back(self, found: _NotFiniteError) -> None:
+        """Stand at the last checkpoint again, the steps since the last good line left out."""
+        state, config = self.state, self._session.config
+        where = f"{found} at or before step {state.step} of epoch {state.epoch + 1}"
+        path = self.saver.latest() if config.on_nonfinite == "rollback" else None
+        if path is None or self._rollbacks >= _ROLLBACKS_AT_MOST:
+            raise ToolError(
+                f"{where}, and training stopped; the checkpoints are from before: start anew with "
+                "a smaller --lr, or with --amp off"
+            ) from found
+        window = (state.epoch, *self._interval)
+        left_out = [*state.left_out, window]
+        self._rollbacks += 1
+        state.restore(from_main(lambda: load_checkpoint(path), self._session.world))
+        state.left_out = left_out
+        self.reporter.rewound(state.place, {"why": str(found), "left_out": list(window)})
+        self._session.progress.note(
+            f"{where}: going back to {path.name}; steps {window[1] + 1} to {window[2]} of epoch "
+            f"{window[0] + 1} will be left out"
         )
+
+
+def out_of_patience(epoch: int, best: Best | None, patience: int | None) -> bool:
+    """Whether `patience` epochs are over since the best one, when `epoch` epochs are."""
+    return patience is not None and best is not None and epoch - best.epoch >= patience

@@ -5,6 +5,7 @@ Losses are summed on the device; reading them is the only point at which the hos
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -21,8 +22,9 @@ class Interval:
     """The steps between two readings, over all processes unless said otherwise."""
 
     steps: int
+    trained: int  # samples, without those of steps that were left out
     samples: int
-    loss: float  # mean over the samples, as trained (with label smoothing)
+    loss: float  # mean over those trained on, as trained (with label smoothing); NaN without any
     seconds: float
     wait_seconds: float  # this process waited so long for its loader
 
@@ -46,24 +48,30 @@ class Meter:
     def restart(self) -> None:
         """Forget everything and start the clock."""
         self.steps = 0
-        self._samples = 0
+        self._samples = self._trained = 0
         self._loss_sum = torch.zeros((), device=self._world.device)
         self._waited = self._loader.stats().wait_seconds
         self._started = time.perf_counter()
 
-    def add(self, loss: Tensor, own_samples: int, global_samples: int) -> None:
-        """Count a step: its mean loss over this process's samples, and how many there were."""
+    def add(self, losses: Tensor | None, samples: int) -> None:
+        """Count a step of `samples` over all processes: the sum of this one's losses.
+
+        None for a step that was not trained on.
+        """
         self.steps += 1
-        self._samples += global_samples
-        self._loss_sum += loss.detach().float() * own_samples
+        self._samples += samples
+        if losses is not None:
+            self._trained += samples
+            self._loss_sum += losses
 
     def read(self) -> Interval:
         """The interval up to now; waits for the device. All processes read together."""
         total = float(sum_floats(self._loss_sum, self._world))
         interval = Interval(
             steps=self.steps,
+            trained=self._trained,
             samples=self._samples,
-            loss=total / self._samples,
+            loss=total / self._trained if self._trained else math.nan,
             seconds=max(time.perf_counter() - self._started, 1e-9),
             wait_seconds=self._loader.stats().wait_seconds - self._waited,
         )

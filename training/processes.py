@@ -10,18 +10,25 @@ import os
 
 from shards.errors import UsageError
 from training.device import DeviceRequest, choose, device_count
-from training.launch import inside_launch
+from training.place import place_of
 
 
 def processes_here(device: DeviceRequest, cards: int | None, nproc: int | None) -> int:
     """Processes on this machine, by --cards or --nproc; one card where neither is given.
 
-    Raises UsageError where both are given, or cards where there are none.
+    Raises UsageError where both are given, or cards where there are none, or a launcher has
+    started another number.
     """
     if cards is not None and nproc is not None:
         raise UsageError("--cards and --nproc say the same thing; give one of them")
-    if inside_launch():
-        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    place = place_of(os.environ)
+    if place is not None:
+        if nproc is not None and nproc != place.local_size:
+            raise UsageError(
+                f"--nproc {nproc}: {place.launcher} has started {place.local_size} here; start as "
+                "many with it, or one alone, which starts its own"
+            )
+        return place.local_size
     if nproc is not None:
         return nproc
     chosen = choose(device)
@@ -41,4 +48,5 @@ def processes_here(device: DeviceRequest, cards: int | None, nproc: int | None) 
 
 def world_size(processes: int, nodes: int) -> int:
     """Processes over all machines."""
-    return int(os.environ["WORLD_SIZE"]) if inside_launch() else processes * nodes
+    place = place_of(os.environ)
+    return processes * nodes if place is None else place.size

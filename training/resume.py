@@ -16,10 +16,13 @@ from typing import Any
 from shards.errors import UsageError
 from training.checkpoint import Checkpoint
 from training.config import TrainConfig, config_values, with_global_batch
+from training.recipes import recipe_values
+from training.settings import SETTINGS
 
 _ANEW = "or start anew with another --out"
 _OPTIONS = {
     "model": "--model",
+    "stem": "--stem",
     "epochs": "--epochs",
     "lr": "--lr",
     "image_size": "--image-size",
@@ -45,18 +48,34 @@ def reconcile(
     saved = checkpoint.config
     config = _with_saved_batch(config, path, saved)
     current = config_values(config)
-    if saved["recipe"] != current["recipe"]:
+    if saved["recipe"]["name"] != config.recipe.name:
         raise UsageError(
-            f"{path} was trained by recipe {saved['recipe']['name']} with other values than "
-            f"{config.recipe.name} has here; give that recipe, {_ANEW}"
+            f"{path} was trained by recipe {saved['recipe']['name']} and this command says "
+            f"{config.recipe.name}; give --recipe {saved['recipe']['name']}, {_ANEW}"
         )
     for field, option in _OPTIONS.items():
-        if saved[field] != current[field]:
+        if saved.get(field) != current[field]:
             raise UsageError(
-                f"{path} was trained with {option} {saved[field]} and this command says "
+                f"{path} was trained with {option} {saved.get(field)} and this command says "
                 f"{current[field]}; give {option} {saved[field]}, {_ANEW}"
             )
+    _check_recipe(config, path, saved["recipe"])
     return config
+
+
+def _check_recipe(config: TrainConfig, path: Path, saved: Mapping[str, Any]) -> None:
+    """Texts about a recipe, its sources and remarks, may have been reworded since."""
+    current = recipe_values(config.recipe)
+    other = [
+        f"{name} {saved.get(name)} instead of {current.get(name)}"
+        for name in SETTINGS
+        if saved.get(name) != current.get(name)
+    ]
+    if other:
+        raise UsageError(
+            f"{path} was trained by recipe {saved['name']} with other values than it has here "
+            f"({', '.join(other)}); give those, or --config with the run's config.toml, {_ANEW}"
+        )
 
 
 def _check_data(

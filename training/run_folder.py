@@ -1,6 +1,7 @@
 """The folder of one run: where its files lie, which checkpoint is the latest whole one.
 
     RUN/log.jsonl                                 the run's history
+    RUN/config.toml                               what was asked for, as --config takes it
     RUN/checkpoints/epoch-0007.pt                 7 epochs are over
     RUN/checkpoints/epoch-0007-step-000120.pt     and 120 steps of the next one
     RUN/last.pt, RUN/best.pt                      hard links (copies where links are not possible)
@@ -31,6 +32,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.log = path / "log.jsonl"
+        self.configuration = path / "config.toml"
         self.best = path / "best.pt"
         self.last = path / "last.pt"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,22 +19,36 @@ from typing import Literal
 import torch
 
 from shards.dataset import Dataset
+from shards.durable import atomic_write_bytes
 from shards.errors import ToolError, UsageError
 from shards.order import steps_per_epoch
 from shards.progress import Progress, Silent
 from shards.stream import INEXACT
-from training.checkpoint import Best, Checkpoint, Position, current_versions, load_checkpoint
+from training.checkpoint import Best, Checkpoint, current_versions, load_checkpoint
 from training.config import TrainConfig, config_values, derived
+from training.config_file import config_text
 from training.device import choose
-from training.distributed import check_agreement, from_main, joined, place_from_environment
+from training.distributed import (
+    check_agreement,
+    from_main,
+    joined,
+    place_from_environment,
+    software,
+)
 from training.evaluate import Evaluation, check_labels
-from training.log import RunLog
-from training.loop import Loop, Record, Session
+from training.loop import Loop, Outcome, out_of_patience
+from training.place import restarts
+from training.reporting import Reporter
 from training.resume import reconcile
 from training.run_folder import RunFolder, latest_whole
+from training.saving import Saver
+from training.session import Record, Session
+from training.state import TrainState
+from training.stopping import Signals, Stopped
 from training.train_set import Streamed, TrainSet, make_loader
+from training.verdict import Agreement
 
-Reason = Literal["finished", "max-steps", "already-finished"]
+Reason = Literal[Outcome, "already-finished"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +83,35 @@ def train(
     """Train as `config` says, in this process and those beside it (torchrun's environment).
 
     Rank 0 writes the run's folder, tells `progress` (a phase an epoch, in images) and gives
-    each line of the log to `on_record`. Raises UsageError and ToolError, one sentence each.
+    each line of the log to `on_record`. Raises UsageError and ToolError, one sentence each, and
+    Stopped where a signal or --max-time ended it, saved.
     """
-    begun = time.perf_counter()
+    begun = time.monotonic()
+    with Signals() as signals:
+        result = _joined_run(config, signals, begun, progress, on_record)
+    if result.reason in ("signal", "max-time"):
+        why = "--max-time is over" if result.reason == "max-time" else "a signal asked for it"
+        raise Stopped(
+            f"stopped after epoch {result.epoch} and {result.step} steps, because {why}; "
+            f"{result.last_checkpoint} is saved, and the same command goes on from there"
+        )
+    return result
+
+
+def _joined_run(
+    config: TrainConfig,
+    signals: Signals,
+    begun: float,
+    progress: Progress,
+    on_record: Callable[[Record], None],
+) -> TrainResult:
+    """`train`, together with the other processes."""
     device = choose(config.device, place_from_environment()[2])
     precision = device.precision(config.amp)
     with contextlib.ExitStack() as stack:
+        if config.deterministic:
+            device.be_deterministic()
+            stack.callback(torch.use_deterministic_algorithms, mode=False)
         world = stack.enter_context(joined(device))
         val_set = stack.enter_context(Dataset.open(config.shards / "val"))
         train_set = _open_train_set(config, val_set, stack)
@@ -93,11 +129,13 @@ def train(
         )
         from_main(lambda: _lock(session.folder, stack), world)
         try:
-            return _run(session, begun)
+            return _run(session, signals, begun)
         except torch.OutOfMemoryError as error:
             raise ToolError(
-                f"{device.torch_device} ran out of memory at --batch-size {config.batch_size} and "
-                f"--image-size {config.image_size}; try --batch-size {config.batch_size // 2}"
+                f"{device.torch_device} ran out of memory at --batch-size {config.batch_size}, "
+                f"--accumulate {config.accumulate} and --image-size {config.image_size}; try "
+                f"--accumulate {2 * config.accumulate}, which trains the same in smaller parts, or "
+                f"--batch-size {max(config.batch_size // 2, 1)}"
             ) from error
 
 
@@ -118,7 +156,7 @@ def _check_splits(train_set: TrainSet, val_set: Dataset) -> None:
         )
 
 
-def _run(session: Session, begun: float) -> TrainResult:
+def _run(session: Session, signals: Signals, begun: float) -> TrainResult:
     folder, world = session.folder, session.world
     start = from_main(lambda: _find_start(session.config, folder), world)
     if start is not None:
@@ -135,97 +173,154 @@ def _run(session: Session, begun: float) -> TrainResult:
     )
     check_agreement(_facts(session), world)
     if start is not None:
-        reason = _nothing_left(session, start.checkpoint.position)
+        reason = _nothing_left(session, start.checkpoint)
         if reason is not None:
             return _at_rest(session, start, reason, begun)
+    return _trained(session, signals, start, plan, begun)
+
+
+def _trained(
+    session: Session,
+    signals: Signals,
+    start: _Start | None,
+    plan: dict[str, object],
+    begun: float,
+) -> TrainResult:
+    """Train until something ends it, and see the last checkpoint on the disk."""
+    from_main(lambda: _write_configuration(session), session.world)
     with contextlib.ExitStack() as stack:
-        log = None
-        if world.is_main:
-            log = RunLog(folder.log, (0, 0) if start is None else start.checkpoint.position.place)
-            stack.callback(log.close)
-        loader = make_loader(
-            session.train_set, session.config, world, pin_memory=session.device.pin_memory
-        )
-        stack.callback(loader.close)
-        loop = Loop(session, loader, log, None if start is None else start.checkpoint)
-        _announce(loop, start, plan)
+        loop = _make_loop(session, signals, start, begun, stack)
+        state = loop.state
+        _announce(session, state, loop.reporter, start, plan)
         outcome = loop.run()
-        seconds = time.perf_counter() - begun
-        loop.emit("end", {"reason": outcome, "seconds": seconds})
-        assert loop.saved is not None
+        last_checkpoint = loop.saver.finish()
+        seconds = time.monotonic() - begun
+        loop.reporter.end(outcome, seconds)
         return TrainResult(
             reason=outcome,
-            epoch=loop.epoch,
-            step=loop.step,
-            samples=loop.samples,
-            best=loop.best,
+            epoch=state.epoch,
+            step=state.step,
+            samples=state.samples,
+            best=state.best,
             evaluation=loop.evaluation,
-            last_checkpoint=loop.saved,
-            best_checkpoint=folder.best if loop.best else None,
-            log=folder.log,
+            last_checkpoint=last_checkpoint,
+            best_checkpoint=session.folder.best if state.best else None,
+            log=session.folder.log,
             seconds=seconds,
-            is_main=world.is_main,
+            is_main=session.world.is_main,
         )
+
+
+def _write_configuration(session: Session) -> None:
+    text = config_text(session.config)
+    atomic_write_bytes(session.folder.configuration, text.encode())
+
+
+def _make_loop(
+    session: Session,
+    signals: Signals,
+    start: _Start | None,
+    begun: float,
+    stack: contextlib.ExitStack,
+) -> Loop:
+    """The loop with all that it works with, which `stack` closes again."""
+    config, world = session.config, session.world
+    loader = make_loader(session.train_set, config, world, pin_memory=session.device.pin_memory)
+    stack.callback(loader.close)
+    state = TrainState(session, loader.steps, None if start is None else start.checkpoint)
+    reporter = Reporter(session, state)
+    stack.callback(reporter.close)
+    from_main(reporter.open, world)
+    saver = Saver(
+        session.folder,
+        reporter.log,
+        world,
+        keep=config.keep,
+        latest=None if start is None else start.path,
+        note=session.progress.note,
+    )
+    stack.callback(saver.close)
+    agreement = Agreement(
+        world,
+        signals,
+        started=begun,
+        max_minutes=config.max_minutes,
+        save_minutes=config.save_minutes,
+    )
+    return Loop(
+        session, loader=loader, state=state, reporter=reporter, saver=saver, agreement=agreement
+    )
 
 
 def _find_start(config: TrainConfig, folder: RunFolder) -> _Start | None:
-    """The checkpoint to go on from, by --resume; None for a new run."""
-    saved = folder.saved()
-    if config.resume == "never":
+    """The checkpoint to go on from, by --resume; None for a new run.
+
+    A run that was restarted after a loss goes on with what it saved itself, however it began.
+    """
+    saved, first_try = folder.saved(), restarts() == 0
+    if config.resume == "never" and first_try:
         if saved:
             raise UsageError(
                 f"{folder.path} holds a run already ({saved[-1].name}); give another --out, or "
                 "--resume auto to go on with it"
             )
         return None
-    if config.resume == "auto":
-        found = latest_whole(folder)
-        if found is None:
-            return None
-        folder.point_at(found[0], found[1])
-        return _Start(path=found[0], checkpoint=found[1], problems=found[2])
-    checkpoint = load_checkpoint(config.resume)
-    later = [path for path in saved if (folder.place_of(path) or ()) > checkpoint.position.place]
-    if later:
-        raise UsageError(
-            f"{folder.path} holds a later checkpoint ({later[-1].name}) than {config.resume}; "
-            "move it away to go back, or give another --out"
-        )
-    return _Start(path=config.resume, checkpoint=checkpoint, problems=[])
+    if isinstance(config.resume, Path):
+        checkpoint = load_checkpoint(config.resume)
+        place = checkpoint.position.place
+        later = [path for path in saved if (folder.place_of(path) or ()) > place]
+        if not later:
+            return _Start(path=config.resume, checkpoint=checkpoint, problems=[])
+        if first_try:
+            raise UsageError(
+                f"{folder.path} holds a later checkpoint ({later[-1].name}) than {config.resume}; "
+                "move it away to go back, or give another --out"
+            )
+    found = latest_whole(folder)
+    if found is None:
+        return None
+    folder.point_at(found[0], found[1])
+    return _Start(path=found[0], checkpoint=found[1], problems=found[2])
 
 
-def _facts(session: Session) -> dict[str, str]:
+def _facts(session: Session) -> dict[str, object]:
     """What must be equal on all processes before the first step."""
-    own = {"threads", "shards", "out"}  # may differ by machine
+    own = {"threads", "shards", "out", "profile"}  # may differ by machine
     values = {
         name: value for name, value in config_values(session.config).items() if name not in own
     }
     return {
-        "torch": str(torch.__version__),
+        **software(),
         "train split": session.train_set.digest,
         "val split": session.val_set.digest,
-        "configuration": json.dumps(values, sort_keys=True),
+        "configuration": values,
     }
 
 
-def _nothing_left(session: Session, position: Position) -> Reason | None:
-    """Why there is nothing to do at this position, if so."""
-    config = session.config
+def _nothing_left(session: Session, start: Checkpoint) -> Reason | None:
+    """Why there is nothing to do after this checkpoint, if so."""
+    config, position = session.config, start.position
     if position.epoch >= config.epochs:
         return "already-finished"
     steps = steps_per_epoch(
         session.train_samples, config.global_batch, drop_last=config.recipe.drop_last
     )
     done = position.epoch * steps + position.step
-    return "max-steps" if config.max_steps is not None and done >= config.max_steps else None
+    if config.max_steps is not None and done >= config.max_steps:
+        return "max-steps"
+    if position.step == 0 and out_of_patience(position.epoch, start.best, config.patience):
+        return "patience"
+    return None
 
 
 def _at_rest(session: Session, start: _Start, reason: Reason, begun: float) -> TrainResult:
     position, best = start.checkpoint.position, start.checkpoint.best
+    config, path = session.config, session.folder.path
     session.progress.note(
-        f"{session.folder.path} is finished: all its {position.epoch} epochs are trained"
-        if reason == "already-finished"
-        else f"{session.folder.path} has its --max-steps {session.config.max_steps} already"
+        {
+            "max-steps": f"{path} has its --max-steps {config.max_steps} already",
+            "patience": f"{path} is finished: its last {config.patience} epochs were no better",
+        }.get(reason, f"{path} is finished: all its {position.epoch} epochs are trained")
     )
     return TrainResult(
         reason=reason,
@@ -237,7 +332,7 @@ def _at_rest(session: Session, start: _Start, reason: Reason, begun: float) -> T
         last_checkpoint=start.path,
         best_checkpoint=session.folder.best if best else None,
         log=session.folder.log,
-        seconds=time.perf_counter() - begun,
+        seconds=time.monotonic() - begun,
         is_main=session.world.is_main,
     )
 
@@ -254,21 +349,26 @@ def _open_train_set(config: TrainConfig, val_set: Dataset, stack: contextlib.Exi
     )
 
 
-def _announce(loop: Loop, start: _Start | None, plan: dict[str, object]) -> None:
+def _announce(
+    session: Session,
+    state: TrainState,
+    reporter: Reporter,
+    start: _Start | None,
+    plan: dict[str, object],
+) -> None:
     """Say from where the run goes on, and log what it will do."""
-    session = loop.session
     if isinstance(session.train_set, Streamed):
         session.progress.note(INEXACT)
     if start is not None:
         for problem in start.problems:
             session.progress.note(f"{problem}; going back to {start.path.name}")
         session.progress.note(
-            f"going on from {start.path}: {loop.epoch} epochs and {loop.step} steps are done"
+            f"going on from {start.path}: {state.epoch} epochs and {state.step} steps are done"
         )
-    loop.emit(
+    reporter.emit(
         "start",
         {
-            "samples": loop.samples,
+            "samples": state.samples,
             "resumed_from": None if start is None else str(start.path),
             "device": str(session.device.torch_device),
             "device_reason": session.device.reason,

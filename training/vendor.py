@@ -4,24 +4,35 @@ Tecorigin's published commands (teco-modelzoo, PyTorch/contrib/Classification/Re
 and run_scripts/argument.py) can be given to `resnet train` as they are. `RULES` is the whole
 translation. Each rule that applies says one sentence. What would train something else than was
 asked for is refused; what only concerns speed or tools is said and left out. An option that both
-have under one name (--lr, --device, --resume) passes as it is.
+have under one name (--lr, --device, --resume, --optimizer) passes as it is; --compile too, without
+a value.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from shards.errors import UsageError
+from shards.errors import ToolError, UsageError
+from training.vendor_words import (
+    Line,
+    Read,
+    Reading,
+    Rule,
+    number,
+    only,
+    refuse_other,
+    spelt,
+    switch,
+    take_apart,
+    whole,
+)
 
 _MARK: Final = "--dataset_path"  # required there and unknown here: the command is the vendor's
-_TRUE: Final = ("yes", "true", "t", "y", "1")  # as the vendor's str2bool has them, in any case
-_FALSE: Final = ("no", "false", "f", "n", "0")
 _DATASETS: Final = ("imagenet", "cifar10", "flowers")
 
 
@@ -33,63 +44,18 @@ class Translated:
     notices: list[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """A command line taken apart: the vendor's options with their values, and the other words."""
-
-    vendors: Mapping[str, str]
-    rest: Sequence[str]
-
-    def ours(self, option: str) -> list[str]:
-        """The values that an option of ours has among the other words."""
-        behind = zip(self.rest, [*self.rest[1:], ""], strict=True)
-        return [
-            word.partition("=")[2] if "=" in word else following
-            for word, following in behind
-            if word.partition("=")[0] == option
-        ]
-
-    def says(self, *options: str) -> str | None:
-        """The value of the first of the options that is given, whoever it belongs to."""
-        for option in options:
-            if option in self.vendors:
-                return self.vendors[option]
-            if values := self.ours(option):
-                return values[-1]
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What options of the vendor's come to: an option of ours, or none; and the notice."""
-
-    ours: tuple[str, str] | None = None
-    notice: str
-
-
-Read = Callable[[Mapping[str, str], Line], Reading]
-
-
-class Rule(NamedTuple):
-    """How options of the vendor's that say one thing together are understood."""
-
-    spellings: tuple[str, ...]
-    read: Read  # of those that are given, with their values; raises UsageError
-
-
 def translate(argv: Sequence[str]) -> Translated:
     """The vendor's options among the words of a command line in our words, before all others.
 
     Raises UsageError for a value that makes no sense, for what cannot be had here, and for two
     options that contradict each other.
     """
-    line = _take_apart(argv)
+    line = take_apart(argv, {name: rule.bare for rule in RULES for name in rule.spellings})
     ours: list[str] = []
     notices: list[str] = []
     for reading in [*_readings(line), *_defaults(line)]:
         notices.append(reading.notice)
-        if reading.ours is not None:
-            ours += reading.ours
+        ours += [word for option in reading.ours for word in option]
     return Translated(argv=[*ours, *line.rest], notices=notices)
 
 
@@ -100,10 +66,9 @@ def _readings(line: Line) -> list[Reading]:
         if not given:
             continue
         reading = rule.read(given, line)
-        if reading.ours is not None:
-            option, value = reading.ours
-            for other in line.ours(option):
-                _refuse_other(_spelt(given), value, f"{option} {other}", other)
+        for option, *value in reading.ours:
+            for other in line.ours(option) if value else []:
+                refuse_other(spelt(given), value[0], f"{option} {other}", other)
         readings.append(reading)
     return readings
 
@@ -117,7 +82,7 @@ def _defaults(line: Line) -> list[Reading]:
         return []
     return [
         Reading(
-            ours=(option, value),
+            ours=((option, value),),
             notice=f"without {spellings[0]} run_resnet.py {does}: {option} {value} here too",
         )
         for spellings, option, value, does in (
@@ -129,142 +94,74 @@ def _defaults(line: Line) -> list[Reading]:
     ]
 
 
-# --- the words of a command line --------------------------------------------------------------
-
-
-def _take_apart(argv: Sequence[str]) -> Line:
-    known = {name for rule in RULES for name in rule.spellings}
-    vendors: dict[str, str] = {}
-    rest: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.partition("=")
-        if name not in known:
-            rest.append(word)
-            if word == "--":
-                rest += words
-                break
-            continue
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise UsageError(f"{name} needs a value")
-            value = words.pop(0)
-        if name in vendors:
-            _refuse_other(f"{name} {vendors[name]}", vendors[name], f"{name} {value}", value)
-        vendors[name] = value
-    return Line(vendors=vendors, rest=rest)
-
-
-def _refuse_other(one: str, value: str, other: str, other_value: str) -> None:
-    if value != other_value and _number(value) != _number(other_value):
-        raise UsageError(f"{one} and {other} contradict each other; give one of them")
-
-
-def _number(value: str) -> object:
-    """A number of that value; of what is none, something that equals nothing."""
-    try:
-        return float(value)
-    except ValueError:
-        return object()
-
-
-def _spelt(given: Mapping[str, str]) -> str:
-    return " ".join(f"{name} {value}" for name, value in given.items())
-
-
-def _only(given: Mapping[str, str]) -> str:
-    """The value of spellings that mean the same."""
-    (first, value), *others = given.items()
-    for name, other in others:
-        _refuse_other(f"{first} {value}", value, f"{name} {other}", other)
-    return value
-
-
 # --- values -----------------------------------------------------------------------------------
 
 
-def _whole(name: str, value: str, least: int) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise UsageError(f"{name} {value}: it must be a whole number, at least {least}")
-    return number
-
-
-def _switch(name: str, value: str) -> bool:
-    if value.lower() not in (*_TRUE, *_FALSE):
-        raise UsageError(f"{name} {value}: say True or False")
-    return value.lower() in _TRUE
-
-
 def _is_here(given: Mapping[str, str], option: str, value: str, more: str = "") -> Reading:
-    return Reading(ours=(option, value), notice=f"{_spelt(given)} is {option} {value} here{more}")
+    return Reading(ours=((option, value),), notice=f"{spelt(given)} is {option} {value} here{more}")
 
 
 def _count(option: str, least: int = 1) -> Read:
     """A whole number that has another name here."""
 
     def read(given: Mapping[str, str], _: Line) -> Reading:
-        value = _only(given)
-        return _is_here(given, option, str(_whole(next(iter(given)), value, least)))
+        value = only(given)
+        return _is_here(given, option, str(whole(next(iter(given)), value, least)))
 
     return read
 
 
 def _rate(given: Mapping[str, str], _: Line) -> Reading:
-    value = _only(given)
-    rate = _number(value)
+    value = only(given)
+    rate = number(value)
     if not (isinstance(rate, float) and math.isfinite(rate) and rate > 0):
-        raise UsageError(f"{_spelt(given)}: it must be a positive number")
+        raise UsageError(f"{spelt(given)}: it must be a positive number")
     return _is_here(given, "--lr", value)
 
 
 def _model(given: Mapping[str, str], _: Line) -> Reading:
     from training.config import MODELS  # NumPy comes with it, and --help does without
 
-    name = _only(given)
+    name = only(given)
     if name == "fused_resnet50":
         return _is_here(given, "--model", "resnet50", ": the same network, layer by layer")
     if name == "resnet50_v10":
         raise UsageError(
-            f"{_spelt(given)}: the strides of ResNet-50 v1.0 are not to be had here; choose "
+            f"{spelt(given)}: the strides of ResNet-50 v1.0 are not to be had here; choose "
             "resnet50, which is v1.5"
         )
     if name not in MODELS:
-        raise UsageError(f"{_spelt(given)}: choose one of {', '.join(MODELS)}")
+        raise UsageError(f"{spelt(given)}: choose one of {', '.join(MODELS)}")
     return _is_here(given, "--model", name)
 
 
 def _steps(given: Mapping[str, str], _: Line) -> Reading:
-    steps = _whole("--step", _only(given), -1)
+    steps = whole("--step", only(given), -1)
     if steps < 1:
-        return Reading(notice=f"{_spelt(given)}: no limit, as without it")
+        return Reading(notice=f"{spelt(given)}: no limit, as without it")
     return _is_here(given, "--max-steps", str(steps))
 
 
 def _threads(given: Mapping[str, str], _: Line) -> Reading:
-    threads = max(_whole("--num_workers", _only(given), 0), 1)
+    threads = max(whole("--num_workers", only(given), 0), 1)
     return _is_here(given, "--workers", str(threads), ", threads that decode in each process")
 
 
 def _master(given: Mapping[str, str], line: Line) -> Reading:
-    port = _whole("--master_port", given.get("--master_port", "29500"), 1)  # as there
+    port = whole("--master_port", given.get("--master_port", "29500"), 1)  # as there
     if port >= 2**16:
         raise UsageError(f"--master_port {port}: the highest port is 65535")
     if line.says("--nnode", "--nodes") in (None, "1"):
-        return Reading(notice=f"{_spelt(given)}: not needed on one machine, a free port is found")
+        return Reading(notice=f"{spelt(given)}: not needed on one machine, a free port is found")
     address = given.get("--master_addr")
     if not address:
-        raise UsageError(f"{_spelt(given)}: give machine 0's address too, with --master_addr")
+        raise UsageError(f"{spelt(given)}: give machine 0's address too, with --master_addr")
     return _is_here(given, "--master", f"{address}:{port}")
 
 
 def _precision(given: Mapping[str, str], line: Line) -> Reading:
     """Mixed precision: on cards fp16, which has its scaler always; on the CPU bf16 without one."""
-    switches = {name: _switch(name, value) for name, value in given.items()}
+    switches = {name: switch(name, value) for name, value in given.items()}
     if not switches.get("--autocast", False):
         why = ": float32 needs no gradient scaler" if switches.get("--grad_scale") else ""
         return _is_here(given, "--amp", "off", why)
@@ -282,26 +179,37 @@ def _precision(given: Mapping[str, str], line: Line) -> Reading:
 
 
 def _dataset_path(given: Mapping[str, str], _: Line) -> Reading:
-    """A folder of shards, or class folders that have their shards beside them."""
-    from shards.manifest import MANIFEST_NAME  # as above
-
-    value = _only(given)
-    place = Path(value)
-    train = place / "train"
-    if (train / MANIFEST_NAME).exists() or not _has_folders(train):
-        return _is_here(given, "--shards", value)
-    shards = f"{os.path.abspath(place)}-shards"  # noqa: PTH100 - a link stays the link it is
-    if not all((Path(shards) / split / MANIFEST_NAME).exists() for split in ("train", "val")):
-        command = shlex.join(["imagenet-prep", "shard", str(place), "--out", shards])
-        raise UsageError(
-            f"{place} holds class folders, and training reads shards: run `{command}` once, then "
-            f"this same command, which finds them there; or give {_MARK} a folder of shards"
-        )
-    return _is_here(given, "--shards", shards, ", the shards beside the class folders")
+    """A folder of shards, or class folders: trained from, or from their shards beside them."""
+    value = only(given)
+    shards = _shards_for(value)
+    if shards != value:
+        return _is_here(given, "--shards", shards, ", the shards beside the class folders")
+    if _has_folders(Path(value)):
+        beside = _beside(value)
+        return _is_here(given, "--shards", value, f": class folders, without shards in {beside}")
+    return _is_here(given, "--shards", value)
 
 
-def _has_folders(folder: Path) -> bool:
-    """Whether there are class folders in it; records of ours begin with a dot."""
+def _shards_for(value: str) -> str:
+    """The folder itself, or the finished shards that class folders have beside them."""
+    from shards.manifest import MANIFEST_NAME
+
+    beside = _beside(value)
+    finished = all((Path(beside) / split / MANIFEST_NAME).exists() for split in ("train", "val"))
+    return beside if _has_folders(Path(value)) and finished else value
+
+
+def _beside(value: str) -> str:
+    return f"{os.path.abspath(value)}-shards"  # noqa: PTH100 - a link stays the link it is
+
+
+def _has_folders(place: Path) -> bool:
+    """Whether class folders are in its train/, not shards; records of ours begin with a dot."""
+    from shards.manifest import MANIFEST_NAME
+
+    folder = place / "train"
+    if (folder / MANIFEST_NAME).exists():
+        return False
     try:
         with os.scandir(folder) as entries:
             return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
@@ -310,64 +218,93 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _dataset(given: Mapping[str, str], _: Line) -> Reading:
-    if _only(given) not in _DATASETS:
-        raise UsageError(f"{_spelt(given)}: choose one of {', '.join(_DATASETS)}, or leave it out")
-    return Reading(notice=f"{_spelt(given)}: not needed, the shards say what their classes are")
+    if only(given) not in _DATASETS:
+        raise UsageError(f"{spelt(given)}: choose one of {', '.join(_DATASETS)}, or leave it out")
+    return Reading(notice=f"{spelt(given)}: not needed, the shards say what their classes are")
 
 
-# --- what is not to be had --------------------------------------------------------------------
+# --- how it is trained ------------------------------------------------------------------------
 
 
 def _warm_up(given: Mapping[str, str], _: Line) -> Reading:
-    if _whole("--warm_up", _only(given), -1) >= 0:
+    epochs = whole("--warm_up", only(given), -1)
+    if epochs >= 0:
+        return _is_here(given, "--warmup-epochs", str(epochs))
+    return Reading(notice=f"{spelt(given)}: 2 x (global batch // 256) epochs, as without it")
+
+
+def _early_stop(given: Mapping[str, str], line: Line) -> Reading:
+    """Epochs after which the vendor's trainer ends, with the learning rate of all of them."""
+    epochs = whole("--early_stop", only(given), -1)
+    if epochs < 0:
+        return Reading(notice=f"{spelt(given)}: off, as without it")
+    if epochs == 0:
+        raise UsageError(f"{spelt(given)}: that is no training at all; leave it out")
+    if line.says("--step", "--max-steps") not in (None, "-1"):
+        return Reading(notice=f"{spelt(given)}: not needed, the number of steps ends it")
+    steps = _steps_per_epoch(line)
+    if steps is None:
         raise UsageError(
-            f"{_spelt(given)}: the warm-up follows from the global batch, 2 x (global batch // "
-            "256) epochs; leave it out"
+            f"{spelt(given)}: how many steps that is can only be told with --dataset_path a folder "
+            "of shards and with --nproc_per_node; give --max-steps STEPS instead"
         )
-    return Reading(notice=f"{_spelt(given)}: 2 x (global batch // 256) epochs, as without it")
+    why = f": {epochs} of {steps} steps; the learning rate stays that of all epochs"
+    return _is_here(given, "--max-steps", str(epochs * steps), why)
 
 
-def _early_stop(given: Mapping[str, str], _: Line) -> Reading:
-    if _whole("--early_stop", _only(given), -1) > 0:
-        raise UsageError(
-            f"{_spelt(given)}: a run ends early with --max-steps STEPS, and goes on with more of "
-            "them; give that instead"
-        )
-    return Reading(notice=f"{_spelt(given)}: off, as without it")
+def _steps_per_epoch(line: Line) -> int | None:
+    """Whole global batches in the shards that a line names; None where it does not say enough."""
+    from shards.manifest import Manifest  # as above
+
+    folder = line.says(_MARK, "--shards") or ""
+    counts = [line.says("--bs", "--batch_size", "--batch-size")]
+    counts.append(
+        line.says("--nproc_per_node", "--nproc") or ("1" if _MARK in line.vendors else None)
+    )
+    counts.append(line.says("--nnode", "--nodes") or "1")
+    try:
+        samples = Manifest.read(Path(_shards_for(folder)) / "train").samples
+    except ToolError:
+        return None
+    batch = math.prod(int(each) for each in counts if each is not None and each.isdigit())
+    return samples // batch or None if None not in counts and batch else None
 
 
-def _optimizer(given: Mapping[str, str], _: Line) -> Reading:
-    if _only(given) != "sgd":
-        raise UsageError(f"{_spelt(given)}: only sgd is to be had here, leave it out")
-    return Reading(notice=f"{_spelt(given)}: the recipe's, as without it")
+def _mlperf_mode(given: Mapping[str, str], _: Line) -> Reading:
+    if not switch("--mlperf_mode", only(given)):
+        return Reading(notice=f"{spelt(given)}: off, as without it")
+    why = (
+        ": LARS and a polynomial decay; its warm-up is of 2 epochs unless --warm_up says otherwise"
+    )
+    return _is_here(given, "--recipe", "mlperf", why)
 
 
-_NOT_COMPILED: Final = "not compiled here, which only concerns the speed"
-_NO_TRACE: Final = (
-    "no trace is written; RUN/log.jsonl has the images a second and the share of time that waits "
-    "for data, and `resnet bench loader` measures loading"
-)
-_NO_LARS: Final = (
-    "its LARS recipe is not to be had here; leave it out, the published accuracies were made "
-    "without it"
-)
-_NO_LAYERS: Final = (
-    "layers are not compared here; train 20 steps on each device with --max-steps 20 "
-    "--log-every 1, and compare the losses in RUN/log.jsonl"
-)
+# --- tools ------------------------------------------------------------------------------------
 
 
-def _switched(name: str, what: str, *, refused: bool) -> Read:
-    """A switch that is off here: `what` is said where it is to be on."""
+def _compile(given: Mapping[str, str], _: Line) -> Reading:
+    if not switch("--compile", only(given)):
+        return Reading(notice=f"{spelt(given)}: off, as without it")
+    return Reading(
+        ours=(("--compile",),),
+        notice=f"{spelt(given)} is --compile here; where that fails training goes on without",
+    )
 
-    def read(given: Mapping[str, str], _: Line) -> Reading:
-        if not _switch(name, given.get(name, "False")):
-            return Reading(notice=f"{_spelt(given)}: off, as without it")
-        if refused:
-            raise UsageError(f"{_spelt(given)}: {what}")
-        return Reading(notice=f"{_spelt(given)}: {what}")
 
-    return read
+def _profiler(given: Mapping[str, str], _: Line) -> Reading:
+    if not switch("--profiler", given.get("--profiler", "False")):
+        return Reading(notice=f"{spelt(given)}: off, as without it")
+    folder = given.get("--profiler_path", "./profiler_log")  # as there
+    return _is_here(given, "--profile", folder, ", a folder for the trace")
+
+
+def _precision_align(given: Mapping[str, str], _: Line) -> Reading:
+    if not switch("--precision_align", given.get("--precision_align", "False")):
+        return Reading(notice=f"{spelt(given)}: off, as without it")
+    raise UsageError(
+        f"{spelt(given)}: layers are not compared here; train 20 steps on each device with "
+        "--max-steps 20 --log-every 1, and compare the losses in RUN/log.jsonl"
+    )
 
 
 # --- the table --------------------------------------------------------------------------------
@@ -385,15 +322,14 @@ RULES: Final = (
     Rule(("--master_addr", "--master_port"), _master),
     Rule(("--autocast", "--grad_scale"), _precision),
     Rule(("--num_workers",), _threads),
-    Rule(("--optimizer",), _optimizer),
     Rule(("--warm_up",), _warm_up),
     Rule(("--early_stop",), _early_stop),
     Rule(("--dataset",), _dataset),
-    Rule(("--compile",), _switched("--compile", _NOT_COMPILED, refused=False)),
-    Rule(("--profiler", "--profiler_path"), _switched("--profiler", _NO_TRACE, refused=False)),
-    Rule(("--mlperf_mode",), _switched("--mlperf_mode", _NO_LARS, refused=True)),
+    Rule(("--mlperf_mode",), _mlperf_mode),
+    Rule(("--compile",), _compile, bare=True),
+    Rule(("--profiler", "--profiler_path"), _profiler),
     Rule(
         ("--precision_align", "--precision_align_cuda_path", "--precision_align_log_path"),
-        _switched("--precision_align", _NO_LAYERS, refused=True),
+        _precision_align,
     ),
 )

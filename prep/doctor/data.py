@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from prep.doctor.disk import Disk, Rates, disk_of, existing, measure
-from prep.doctor.finding import Finding, counted, note, ok, problem
 from prep.doctor.holdings import HeldArchive, HeldShards, Holdings, State, Tree, find_holdings
 from prep.doctor.routes import DOWNLOADS, NEEDED, Plan, Route, archive_name
 from prep.ilsvrc import CLASSES
-from shards.parallel import available_cores
+from shards.cores import available_cores
+from shards.finding import Finding, counted, note, ok, problem
 
 _NETWORK: Final = (
     "nfs", "cifs", "smb", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "9p", "afs", "fuse.",
@@ -183,7 +183,8 @@ def _shards(held: HeldShards, path: Path) -> Finding:
         )
     images = counted(held.samples, f"{held.split} image")
     if held.linked:
-        return ok(name, f"{images} in {counted(held.shards, 'tar')} as they lie, indexed")
+        what = counted(held.shards, "class folder" if held.loose else "tar")
+        return ok(name, f"{images} in {what} as they lie, indexed")
     return ok(name, f"{images} in {counted(held.shards, 'shard')}, finished")
 
 

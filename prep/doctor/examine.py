@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prep.doctor.cards import cards
-from prep.doctor.finding import Finding, Status
 from prep.doctor.machine import machine
 from prep.doctor.software import software
+from shards.finding import Finding, Status
 
 if TYPE_CHECKING:
     from prep.doctor.disk import Rates

@@ -22,8 +22,9 @@ from prep.sources import find_sources
 from prep.wholeness import why_unfinished
 from shards.durable import RECORDS
 from shards.errors import ToolError, UsageError
-from shards.linked import LAYOUT as FOREIGN
+from shards.index import SHARDS_LAYOUT
 from shards.linked import is_linked
+from shards.loose import lost_folders
 from shards.manifest import MANIFEST_NAME, Manifest, check_sizes
 
 _ENTRIES: Final = 200_000  # of a folder that are looked at: more than validation images in one
@@ -81,7 +82,8 @@ class Tree:
 class HeldShards:
     """A split in shards; `damage` says what is wrong with them. Unfinished ones have no number.
 
-    `linked` where they are tars as they lie, which `imagenet-prep index` linked.
+    `linked` where they are tars as they lie, which `imagenet-prep index` linked, or `loose` where
+    they are class folders that it did.
     """
 
     split: str
@@ -91,6 +93,7 @@ class HeldShards:
     bytes: int  # of the tars that are there
     finished: bool
     linked: bool
+    loose: bool = False
     damage: str = ""
 
 
@@ -249,7 +252,7 @@ def _holds_classes(folder: Path) -> bool:
 def _shards(folder: Path) -> HeldShards | None:
     """The shards in a folder as their manifest and the sizes of the files say; None for none."""
     finished = (folder / MANIFEST_NAME).is_file()
-    linked = is_linked(folder)
+    linked, loose = is_linked(folder), False
     if not finished and not linked and not (folder / RECORDS / "shards").is_dir():
         return None
     tars = [each for each in _entries(folder) if each.name.endswith(".tar")]
@@ -263,8 +266,10 @@ def _shards(folder: Path) -> HeldShards | None:
             damage = str(error)
         else:
             split, samples, count = manifest.split, manifest.samples, len(manifest.shards)
-            linked = manifest.plan.get("layout") == FOREIGN
+            linked, loose = manifest.layout != SHARDS_LAYOUT, manifest.is_loose
             lost = list(check_sizes(folder, manifest.files()).values())
+            if loose:
+                lost += lost_folders(folder, [each.name for each in manifest.shards]).values()
             damage = f"{lost[0]} ({len(lost)} such files)" if lost else ""
     return HeldShards(
         split=split,
@@ -274,5 +279,6 @@ def _shards(folder: Path) -> HeldShards | None:
         bytes=size,
         finished=finished,
         linked=linked,
+        loose=loose,
         damage=damage,
     )

@@ -10,12 +10,11 @@ import os
 import platform
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prep.doctor.finding import Finding, note, ok, problem
-from shards.parallel import available_cores
+from shards.cores import quota
+from shards.finding import Finding, note, ok, problem
 
 # Sharding all of ImageNet holds 1.28 million places and the index of the same length, about
 # 1 GB together; a process that trains has torch and its decoded batches besides.
@@ -25,42 +24,28 @@ _OPEN_FILES: Final = 1_282 + 50 + 256
 _SHARED_MEMORY: Final = 1 << 30  # containers have 64 MiB unless they are given more
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the control groups of this process allow; None where they set no limit."""
-
-    memory: int | None  # bytes
-    cores: float | None  # processor time a second
-
-
 def machine(root: Path = Path("/")) -> list[Finding]:
     """Cores, memory, open files and /dev/shm; `root` is where /proc and /sys are found."""
-    limits = cgroup_limits(root)
-    return [_cores(limits, root), _memory(limits), _open_files(), _shared_memory()]
+    return [_cores(root), _memory(memory_limit(root)), _open_files(), _shared_memory()]
 
 
-def cgroup_limits(root: Path = Path("/")) -> Limits:
-    """The tightest limits on the way from this process's control groups up to the root.
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Bytes, by the tightest limit on the way from this process's control groups to the root.
 
     Version 1 and version 2 are understood (Linux, Documentation/admin-guide/cgroup-v2.rst and
     cgroup-v1/memory.rst). In a container the files of its own group may lie at the top, where
-    its path does not exist: then those count.
+    its path does not exist: then those count. None without a limit.
     """
-    memory, cores = [], []
+    memory = []
     base = root / "sys/fs/cgroup"
     for controllers, group in _memberships(root):
         if not controllers:
             for folder in _upwards(base, group):
-                memory += _numbers(folder / "memory.max", 1)
-                cores += _quota(_numbers(folder / "cpu.max", 2))
+                memory += _number(folder / "memory.max")
         if "memory" in controllers:
             for folder in _upwards(base / "memory", group):
-                memory += _numbers(folder / "memory.limit_in_bytes", 1)
-        if "cpu" in controllers:
-            for folder in _upwards(base / "cpu", group):
-                quota = _numbers(folder / "cpu.cfs_quota_us", 1)
-                cores += _quota(quota + _numbers(folder / "cpu.cfs_period_us", 1))
-    return Limits(memory=min(memory, default=None), cores=min(cores, default=None))
+                memory += _number(folder / "memory.limit_in_bytes")
+    return min(memory, default=None)
 
 
 def _memberships(root: Path) -> Iterator[tuple[list[str], str]]:
@@ -76,16 +61,10 @@ def _upwards(base: Path, group: str) -> list[Path]:
     return [base.joinpath(*parts[:count]) for count in range(len(parts) + 1)]
 
 
-def _numbers(path: Path, count: int) -> list[int]:
-    """The numbers in a file; none where it is missing or says `max`."""
-    words = _text(path).split()
-    whole = len(words) == count and all(word.lstrip("-").isdigit() for word in words)
-    return [int(word) for word in words] if whole else []
-
-
-def _quota(numbers: list[int]) -> list[float]:
-    """Processor time a second from microseconds of quota and period; -1 is no limit."""
-    return [numbers[0] / numbers[1]] if len(numbers) == 2 and numbers[0] > 0 else []
+def _number(path: Path) -> list[int]:
+    """The number in a file; none where it is missing or says `max`."""
+    text = _text(path).strip()
+    return [int(text)] if text.isdigit() else []
 
 
 def _text(path: Path) -> str:
@@ -95,17 +74,17 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _cores(limits: Limits, root: Path) -> Finding:
-    cores, architecture = available_cores(), platform.machine()
+def _cores(root: Path) -> Finding:
+    cores, architecture = len(os.sched_getaffinity(0)), platform.machine()
+    limit = quota(root / "proc/self/cgroup", root / "sys/fs/cgroup")
     flags = _text(root / "proc/cpuinfo").split()
     vector = ", AVX2" if "avx2" in flags else ""
     found = f"{cores} usable, {architecture}{vector}"
-    if limits.cores is not None and limits.cores < cores:
+    if limit is not None and limit < cores:
         return note(
             "cores",
-            f"{found}, but processor time for {limits.cores:.3g} alone (the control group's quota)",
-            f"give --workers {max(1, round(limits.cores))}, or the container more (docker run "
-            "--cpus): threads above the quota only wait",
+            f"{found}, but processor time for {limit:.3g} alone (the control group's quota)",
+            "give the container more (docker run --cpus); threads are started for that much alone",
         )
     if architecture == "x86_64" and not vector:
         return note(
@@ -114,10 +93,10 @@ def _cores(limits: Limits, root: Path) -> Finding:
     return ok("cores", found)
 
 
-def _memory(limits: Limits) -> Finding:
+def _memory(limit: int | None) -> Finding:
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limited = limits.memory is not None and limits.memory < physical
-    usable = min(physical, limits.memory or physical)
+    limited = limit is not None and limit < physical
+    usable = min(physical, limit or physical)
     found = f"{usable / 1e9:.1f} GB" + (
         f" (the control group's limit; the machine has {physical / 1e9:.1f} GB)" if limited else ""
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from prep.doctor.finding import Finding, note, ok, problem
+from shards.finding import Finding, note, ok, problem
 
 _OURS: Final = "imagenet-resnet"
 _OWN_LINES: Final = ("torch", "torchvision", "pillow", "simplejpeg")

@@ -78,10 +78,10 @@ def _inspect_shards(folder: Path) -> Inspected:
     return Inspected(
         path=folder,
         split=manifest.split,
-        form="shards",
+        form="index of class folders" if manifest.is_loose else "shards",
         archive=None,
         samples=Samples(
-            layout=Layout.TAR,
+            layout=Layout.FOLDER if manifest.is_loose else Layout.TAR,
             places=tuple(folder / shard.name for shard in manifest.shards),
             keys=index["key"][rows],
             names=index["name"][rows],

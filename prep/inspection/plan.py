@@ -12,7 +12,6 @@ from typing import Any
 from prep import ilsvrc
 from shards.errors import DamagedData
 from shards.index import SHARDS_LAYOUT
-from shards.linked import LAYOUT as FOREIGN_LAYOUT
 from shards.manifest import Manifest
 from shards.rebuild import readers_of
 from shards.sidecars import TIMM_NAME, ForReader
@@ -30,12 +29,13 @@ class Range:
 class ShardPlan:
     """What a split of shards was made by, and what came of it.
 
-    `layout` is "shards" for our own and "foreign" for tars that are indexed as they lie: of those
-    nobody knows seed, size of a shard, or what was done to the images, and each is None. Of ours
-    one of `samples_per_shard` and `shard_size` (bytes) is given, and `per_class` where so many
-    images of each class were drawn. `jpeg` is "keep", "restart" or "reencode", `encoder` the rest
-    of the encoder's description. `known_classes` counts those of the classes that are ILSVRC2012's.
-    `kept` images have their original bytes although an encoder was asked for others.
+    `layout` is "shards" for our own, "foreign" for tars and "folders" for class folders that are
+    indexed as they lie: of those nobody knows seed, size of a shard, or what was done to the
+    images, and each is None. Of ours one of `samples_per_shard` and `shard_size` (bytes) is given,
+    and `per_class` where so many images of each class were drawn. `jpeg` is "keep", "restart" or
+    "reencode", `encoder` the rest of the encoder's description. `known_classes` counts those of the
+    classes that are ILSVRC2012's. `kept` images have their original bytes although an encoder was
+    asked for others.
     """
 
     layout: str
@@ -68,8 +68,8 @@ def read_plan(folder: Path, manifest: Manifest) -> ShardPlan:
 
 
 def _read(folder: Path, manifest: Manifest, plan: Mapping[str, Any]) -> ShardPlan:
-    layout = str(plan.get("layout", SHARDS_LAYOUT))
-    ours = layout != FOREIGN_LAYOUT
+    layout = manifest.layout
+    ours = layout == SHARDS_LAYOUT
     jpeg, encoder = None, {}
     if ours and plan["jpeg"] == "keep":
         jpeg = "keep"

@@ -15,65 +15,30 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image
 
 from prep.archives import Form, archive_bytes
 from prep.inspection.contents import Contents, Inspected
 from prep.inspection.headers import UNREADABLE
-from prep.inspection.typeface import Colour, Typeface, find_typeface
 from shards.decode import decode_rgb
 from shards.durable import atomic_file
 from shards.errors import DamagedData
 from shards.image import read_info
 from shards.order import Stream, permutation
+from shards.page import GAP, INSIDE, LEADING, MARGIN, NAME, SMALL, TEXT, TILE, TITLE, Canvas, Page
 from shards.progress import Progress, quantity
 from shards.reader import Reader
 from shards.sample import UNLABELLED
+from shards.typeface import find_typeface
 
 ROWS: Final = 8  # classes of a split
 COLUMNS: Final = 8  # images of a class
 GRID: Final = (9, 4)  # columns and rows of images that do not stand in rows of their class
 _WORTH_A_ROW: Final = 3  # images: where no class has more, rows would be mostly empty
 
-# All lengths are in pixels.
-TILE: Final = 152  # the side of an image
-_GAP: Final = 10
-_MARGIN: Final = 56
+# Pixels.
 _LABELS: Final = 248  # the column of labels at the left of the images
-_LEADING: Final = 3  # between lines of a label
-_ROUNDING: Final = 10  # radius of a tile's corners
-_RIM: Final = 0.15  # how much darker a tile's edge is, so that white pictures have one
-_INSIDE: Final = _LABELS + COLUMNS * TILE + (COLUMNS - 1) * _GAP  # the width of what is drawn
-_GRID_GAP: Final = (_INSIDE - GRID[0] * TILE) // (GRID[0] - 1)
-
-_PAPER: Colour = (250, 250, 248)
-_INK: Colour = (28, 30, 34)
-_FAINT: Colour = (118, 122, 130)
-_BLANK: Colour = (228, 229, 231)  # the tile of an image that cannot be decoded
-
-
-class Style(NamedTuple):
-    """How a line of text looks."""
-
-    size: int
-    colour: Colour
-
-
-_TITLE: Final = Style(36, _INK)
-_TEXT: Final = Style(19, _FAINT)
-_NAME: Final = Style(21, _INK)
-_SMALL: Final = Style(16, _FAINT)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """A line of text: its top left corner, and how many pixels it may take."""
-
-    text: str
-    left: int
-    top: int
-    width: int
-    style: Style
+_GRID_GAP: Final = (INSIDE - GRID[0] * TILE) // (GRID[0] - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,22 +52,10 @@ class Tile:
 
 
 @dataclass(kw_only=True)
-class Sheet:
-    """What stands where. It grows downwards while it is planned."""
+class Sheet(Page):
+    """A page with images of what was inspected."""
 
-    typeface: Typeface
-    width: int = _INSIDE + 2 * _MARGIN
-    height: int = _MARGIN
-    labels: list[Label] = field(default_factory=list)
     tiles: list[Tile] = field(default_factory=list)
-
-    def write(self, text: str, place: tuple[int, int], width: int, style: Style) -> int:
-        """Put a line of text at a place, cut to `width`; its height."""
-        face = self.typeface(style.size)
-        left, top = place
-        text = face.fit(text, width)
-        self.labels.append(Label(text=text, left=left, top=top, width=width, style=style))
-        return face.height
 
 
 class _Row(NamedTuple):
@@ -135,8 +88,8 @@ def plan_sheet(inspected: Sequence[Inspected], seed: int) -> Sheet:
                 _plan_row(sheet, each, row)
             else:
                 _plan_class(sheet, each, row)
-        sheet.height += _MARGIN - _GAP
-    _plan_line(sheet, f"Drawn with seed {seed}", _SMALL, _MARGIN)
+        sheet.height += MARGIN - GAP
+    sheet.write_line(f"Drawn with seed {seed}", SMALL, MARGIN)
     return sheet
 
 
@@ -201,13 +154,8 @@ def _plan_heading(sheet: Sheet, contents: Contents) -> None:
     ]
     if contents.width is not None and contents.height is not None:
         facts.append(f"{contents.width.median:.0f} x {contents.height.median:.0f} pixels (median)")
-    _plan_line(sheet, _title(contents), _TITLE, 6)
-    _plan_line(sheet, "  ·  ".join(facts), _TEXT, 28)
-
-
-def _plan_line(sheet: Sheet, text: str, style: Style, below: int) -> None:
-    """A line that may take the whole width, and the room below it."""
-    sheet.height += sheet.write(text, (_MARGIN, sheet.height), _INSIDE, style) + below
+    sheet.write_line(_title(contents), TITLE, 6)
+    sheet.write_line("  ·  ".join(facts), TEXT, 28)
 
 
 def _bytes(count: int) -> str:
@@ -217,29 +165,29 @@ def _bytes(count: int) -> str:
 def _plan_class(sheet: Sheet, inspected: Inspected, row: _Row) -> None:
     """Images of a class; at the middle of their left its name, its id, how many it has."""
     counted = inspected.contents.classes[row.label]
-    width = _LABELS - 2 * _GAP
-    lines = [(each, _NAME) for each in sheet.typeface(_NAME.size).wrap(counted.name, width, 2)]
+    width = _LABELS - 2 * GAP
+    lines = [(each, NAME) for each in sheet.typeface(NAME.size).wrap(counted.name, width, 2)]
     if counted.id != counted.name:
-        lines.append((counted.id, _SMALL))
-    lines.append((f"{counted.images:,} image{'s' * (counted.images != 1)}", _SMALL))
-    heights = [sheet.typeface(style.size).height + _LEADING for _, style in lines]
+        lines.append((counted.id, SMALL))
+    lines.append((f"{counted.images:,} image{'s' * (counted.images != 1)}", SMALL))
+    heights = [sheet.typeface(style.size).height + LEADING for _, style in lines]
     top = sheet.height + (TILE - sum(heights)) // 2
     for text, style in lines:
-        top += sheet.write(text, (_MARGIN, top), width, style) + _LEADING
-    _plan_tiles(sheet, inspected, row.numbers, _MARGIN + _LABELS, _GAP)
-    sheet.height += TILE + _GAP
+        top += sheet.write(text, (MARGIN, top), width, style) + LEADING
+    _plan_tiles(sheet, inspected, row.numbers, MARGIN + _LABELS, GAP)
+    sheet.height += TILE + GAP
 
 
 def _plan_row(sheet: Sheet, inspected: Inspected, row: _Row) -> None:
     """Images of any classes with their captions beneath."""
-    _plan_tiles(sheet, inspected, row.numbers, _MARGIN, _GRID_GAP)
-    face, end = sheet.typeface(_SMALL.size), 0
+    _plan_tiles(sheet, inspected, row.numbers, MARGIN, _GRID_GAP)
+    face, end = sheet.typeface(SMALL.size), 0
     for tile in sheet.tiles[-len(row.numbers) :]:
-        top = sheet.height + TILE + _LEADING
+        top = sheet.height + TILE + LEADING
         for line in face.wrap(_caption(inspected, tile.number), TILE, 2):
-            top += sheet.write(line, (tile.left, top), TILE, _SMALL)
+            top += sheet.write(line, (tile.left, top), TILE, SMALL)
         end = max(end, top)
-    sheet.height = end + _GRID_GAP - _LEADING
+    sheet.height = end + _GRID_GAP - LEADING
 
 
 def _plan_tiles(
@@ -254,33 +202,27 @@ def _plan_tiles(
 
 
 def _draw(sheet: Sheet, progress: Progress) -> Image.Image:
-    canvas = Image.new("RGB", (sheet.width, sheet.height), _PAPER)
-    inside, edge = _rounded_square(0), _rounded_square(1)
-    rim = ImageChops.subtract(inside, edge).point([round(_RIM * each) for each in range(256)])
+    canvas = Canvas(sheet)
     progress.start("drawing the preview", len(sheet.tiles), "images")
     for _, tiles in itertools.groupby(sheet.tiles, key=lambda tile: id(tile.inspected)):
         for tile, picture in _pictures(list(tiles), progress):
-            canvas.paste(picture, (tile.left, tile.top), inside)
-            canvas.paste(_INK, (tile.left, tile.top), rim)
+            canvas.put(picture, (tile.left, tile.top))
             progress.advance(1)
-    for label in sheet.labels:
-        face = sheet.typeface(label.style.size)
-        face.draw(canvas, (label.left, label.top), label.text, label.style.colour)
-    return canvas
+    return canvas.finish()
 
 
-def _pictures(tiles: list[Tile], progress: Progress) -> Iterator[tuple[Tile, Image.Image]]:
-    """The images of tiles of one split; an empty one for each that cannot be had."""
+def _pictures(tiles: list[Tile], progress: Progress) -> Iterator[tuple[Tile, Image.Image | None]]:
+    """The images of tiles of one split; None for each that cannot be had."""
     samples = tiles[0].inspected.samples
     with _opened(tiles[0].inspected) as read:
         for tile in sorted(tiles, key=lambda tile: int(samples.offsets[tile.number])):
             try:
                 data = read(tile.number)
-                yield tile, _square(Image.fromarray(decode_rgb(data, read_info(data))))
+                yield tile, Image.fromarray(decode_rgb(data, read_info(data)))
             except (DamagedData, OSError) as error:
                 sample = samples[tile.number]
                 progress.note(f"{sample.path}: {sample.name} is not shown: {error}")
-                yield tile, Image.new("RGB", (TILE, TILE), _BLANK)
+                yield tile, None
 
 
 @contextmanager
@@ -301,20 +243,3 @@ def _opened(inspected: Inspected) -> Iterator[Callable[[int], bytes | bytearray]
         return
     with Reader(samples.layout, samples.places) as reader:
         yield read
-
-
-def _square(image: Image.Image) -> Image.Image:
-    """The middle of an image, as large as a tile."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return image.resize((TILE, TILE), Image.Resampling.LANCZOS, box)
-
-
-def _rounded_square(inset: int) -> Image.Image:
-    """A tile without an edge of `inset` pixels, drawn large so that its corners are smooth."""
-    large = Image.new("L", (4 * TILE, 4 * TILE), 0)
-    low, high = 4 * inset, 4 * (TILE - inset) - 1
-    radius = 4 * (_ROUNDING - inset)
-    ImageDraw.Draw(large).rounded_rectangle((low, low, high, high), radius, 255)
-    return large.resize((TILE, TILE), Image.Resampling.BOX)

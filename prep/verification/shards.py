@@ -9,8 +9,7 @@ from pathlib import Path
 from prep.replan import Origin
 from shards.errors import ToolError
 from shards.examination import examine
-from shards.index import INDEX_NAME
-from shards.linked import LAYOUT as FOREIGN
+from shards.index import INDEX_NAME, SHARDS_LAYOUT
 from shards.manifest import MANIFEST_NAME, SUMS_NAME, Manifest
 from shards.progress import Progress
 from shards.repair import Mended, repair_shards
@@ -103,4 +102,4 @@ def _is_told(out: Path) -> bool:
         manifests = [Manifest.read(folder) for folder in folders]
     except ToolError:
         return False
-    return all(each.plan.get("layout") != FOREIGN for each in manifests)
+    return all(each.layout == SHARDS_LAYOUT for each in manifests)

@@ -118,8 +118,9 @@ def parse_sections(
     count: int,
     quick_rounds: int = 2,
     peers: bool = False,
+    checkpoint: bool = False,
 ) -> argparse.Namespace:
-    """The options that all benchmarks have, --peers where wanted; --quick takes count / 10."""
+    """The options that all benchmarks have, some where wanted; --quick takes count / 10."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -131,6 +132,8 @@ def parse_sections(
         parser.add_argument(
             "--peers", default=sys.executable, help="a Python that has the libraries"
         )
+    if checkpoint:
+        parser.add_argument("--checkpoint", type=Path, help="a network that was trained")
     parser.add_argument("--images", type=Path, help="tar or folder of JPEGs to work on")
     parser.add_argument("--count", type=int, help="pictures; the given ones are repeated")
     parser.add_argument("--rounds", type=int, help="how often each way runs")

@@ -13,7 +13,7 @@ from _bench import Bench, write_folders
 from _commands import OURS, timed
 from _measured import Spec
 
-from shards.parallel import available_cores
+from shards.cores import available_cores
 
 SIZE = 224
 SHARDS = 64  # of the pictures: enough that block shuffle differs from a full one

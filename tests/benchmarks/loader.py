@@ -52,7 +52,7 @@ from _processes import (
 )
 
 from prep.ilsvrc import TRAIN_IMAGES
-from shards.parallel import available_cores
+from shards.cores import available_cores
 
 FIRST_BATCHES = 20  # of the full-scale set that are looked at
 COLD_ROUNDS = 3

@@ -37,8 +37,8 @@ from _commands import OURS, Place, drop_caches, places, space, timed, watch
 from shard import add, write_archive
 
 from prep.ilsvrc import CLASSES, TRAIN_IMAGES, VALIDATION_IMAGES
+from shards.cores import available_cores
 from shards.durable import sync_file_system
-from shards.parallel import available_cores
 
 NESTED = """
 set -e

@@ -36,8 +36,8 @@ from _bench import Bench, parse_sections, pictures, run_sections, write_folders
 from _commands import OURS, Place, drop_caches, places, timed, watch
 
 from prep.ilsvrc import TRAIN_IMAGES, VALIDATION_IMAGES
+from shards.cores import available_cores
 from shards.durable import sync_file_system
-from shards.parallel import available_cores
 
 PEERS = str(Path(__file__).with_name("_peers.py"))
 COPY = 'set -e; cp "$1" "$2/copy.tar" & {} "$1" & wait'

@@ -15,8 +15,8 @@ import pytest
 
 from prep.doctor.data import DataReport, examine_data
 from prep.doctor.examine import Examination, examine
-from prep.doctor.finding import Finding, Status
 from prep.sample.data import SampleData
+from shards.finding import Finding, Status
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 

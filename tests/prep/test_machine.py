@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from prep.doctor.finding import Status
-from prep.doctor.machine import cgroup_limits, machine
+from prep.doctor.machine import machine, memory_limit
+from shards.cores import quota
+from shards.finding import Status
 
 GIB = 1 << 30
 UNLIMITED = 9_223_372_036_854_771_712  # what version 1 says where there is no limit
@@ -97,13 +98,13 @@ def test_limits(
     memory: int | None,
     cores: float | None,
 ) -> None:
-    limits = cgroup_limits(system(groups, files))
-    assert (limits.memory, limits.cores) == (memory, cores)
+    root = system(groups, files)
+    assert memory_limit(root) == memory
+    assert quota(root / "proc/self/cgroup", root / "sys/fs/cgroup") == cores
 
 
 def test_a_machine_without_control_groups_has_no_limits(tmp_path: Path) -> None:
-    limits = cgroup_limits(tmp_path)
-    assert (limits.memory, limits.cores) == (None, None)
+    assert memory_limit(tmp_path) is None
 
 
 def test_limits_below_the_machine_s_are_notes(
@@ -116,7 +117,7 @@ def test_limits_below_the_machine_s_are_notes(
     assert "docker run --memory" in found["memory"].remedy
     assert found["cores"].status is Status.NOTE
     assert "processor time for 0.5 alone" in found["cores"].found
-    assert "--workers 1" in found["cores"].remedy
+    assert "docker run --cpus" in found["cores"].remedy
 
 
 def test_limits_above_the_machine_s_are_none(

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import xxhash
 
+from shards.contents import Contents, Place
 from shards.errors import DamagedData
-from shards.foreign import Contents, Place, Reading, foreign_keys, read_archive, read_shard
+from shards.foreign import Reading, foreign_keys, read_archive, read_shard
 from shards.image import Format
 from shards.manifest import Skipped
 from shards.sample import LARGEST_IMAGE, UNLABELLED

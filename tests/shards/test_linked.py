@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shards.contents import Contents, Step
 from shards.dataset import Dataset
 from shards.durable import TEMPORARY_PREFIX
 from shards.errors import DamagedData, ToolError, UsageError
-from shards.foreign import Contents, Reading, Step, foreign_keys, read_shard
+from shards.foreign import Reading, foreign_keys, read_shard
 from shards.index import INDEX_NAME
-from shards.linked import Link, Source, Split, claim_of, name_links, read_all
+from shards.linked import Source, Split, claim_of, read_all
 from shards.linked import whole_split as whole
 from shards.linked import write_split as write
+from shards.links import Link, name_links
 from shards.manifest import MANIFEST_NAME, SUMS_NAME, Manifest
 from shards.progress import Silent
 from shards.sample import Class

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shards.parallel import Stop, Stopped, available_cores, run_jobs
+from shards.cores import available_cores
+from shards.parallel import Stop, Stopped, run_jobs
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])

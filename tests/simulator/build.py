@@ -28,6 +28,7 @@ def environment(cache: Path) -> dict[str, str]:
         "PYTHONPATH": path,
         "SDAA_SIMULATOR": str(_library(cache)),
         "SDAA_VISIBLE_DEVICES": "0,1,2,3",
+        "TORCH_FR_BUFFER_SIZE": "0",  # torch's flight recorder takes no group that is all Python
         "CUDA_VISIBLE_DEVICES": "",  # a forgotten .cuda() fails on machines that have a GPU too
     }
 

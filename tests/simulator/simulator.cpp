@@ -26,6 +26,7 @@
 #include <ATen/ops/view_native.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/profiler/stubs/base.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -48,12 +49,21 @@ constexpr int MOST_DEVICES = 64;
 
 // --- devices ----------------------------------------------------------------------------------
 
+// A card, or as many as SDAA_SIMULATOR_DEVICES says; SDAA_VISIBLE_DEVICES chooses among them.
 DeviceIndex count_devices() {
+  const char* there = std::getenv("SDAA_SIMULATOR_DEVICES");
+  const long machine = std::min<long>(there == nullptr ? 4 : std::atol(there), MOST_DEVICES);
   const char* visible = std::getenv("SDAA_VISIBLE_DEVICES");
-  if (visible == nullptr) return 4;  // a card
-  const std::string list(visible);
-  const auto commas = std::count(list.begin(), list.end(), ',');
-  return list.empty() ? 0 : static_cast<DeviceIndex>(std::min<int64_t>(commas + 1, MOST_DEVICES));
+  if (visible == nullptr) return DeviceIndex(machine);
+  DeviceIndex count = 0;
+  for (const char* at = visible; *at != 0;) {
+    char* end = nullptr;
+    const long index = std::strtol(at, &end, 10);
+    if (end == at || (*end != 0 && *end != ',')) return 0;
+    if (index >= 0 && index < machine) ++count;
+    at = *end == ',' ? end + 1 : end;
+  }
+  return count;
 }
 
 DeviceIndex device_count() {
@@ -454,10 +464,35 @@ TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, m) {
   AT_FORALL_PROMOTE(WIDEST)
 }
 
+// --- torch's profiler -------------------------------------------------------------------------
+
+struct Stubs final : torch::profiler::impl::ProfilerStubs {
+  using Event = torch::profiler::impl::ProfilerVoidEventStub;
+  void record(DeviceIndex* device, Event* event, int64_t* cpu_ns) const override {
+    if (device != nullptr) *device = current;
+    if (cpu_ns != nullptr) *cpu_ns = now();
+    *event = std::make_shared<int64_t>(now());
+  }
+  float elapsed(const Event* first, const Event* second) const override {  // microseconds
+    const auto time = [](const Event* event) { return *static_cast<int64_t*>(event->get()); };
+    return float(time(second) - time(first)) / 1e3F;
+  }
+  void mark(const char*) const override {}
+  void rangePush(const char*) const override {}
+  void rangePop() const override {}
+  bool enabled() const override { return true; }
+  void onEachDevice(std::function<void(int)> op) const override {
+    for (int index = 0; index < device_count(); ++index) op(index);
+  }
+  void synchronize() const override {}
+};
+Stubs stubs;
+
 // --- for torch_sdaa ---------------------------------------------------------------------------
 
 TORCH_LIBRARY(sdaa_simulator, m) {
   at::RegisterPrivateUse1HooksInterface(new Hooks());
+  torch::profiler::impl::registerPrivateUse1Methods(&stubs);
   m.def("device_count() -> int", []() -> int64_t { return device_count(); });
   m.def("current_device() -> int", []() -> int64_t { return current; });
   m.def("set_device(int index) -> ()", [](int64_t index) { exchange(DeviceIndex(index)); });
@@ -467,6 +502,9 @@ TORCH_LIBRARY(sdaa_simulator, m) {
         [](int64_t index) { peak.at(index) = held.at(index).load(); });
   m.def("seed(int index, int seed) -> ()", [](int64_t index, int64_t seed) {
     generator(DeviceIndex(index)).set_current_seed(uint64_t(seed));
+  });
+  m.def("initial_seed(int index) -> int", [](int64_t index) -> int64_t {
+    return int64_t(generator(DeviceIndex(index)).current_seed());
   });
   m.def("rng_state(int index) -> Tensor",
         [](int64_t index) { return generator(DeviceIndex(index)).get_state(); });

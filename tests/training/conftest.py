@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -13,9 +16,12 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICE
+from launched import PROGRAM
 
 WORKER = Path(__file__).parent / "rank_worker.py"
 LARGEST_WORLD = 3
+TECO = Path(__file__).parent.parent / "simulator" / "teco"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +31,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cards_for_all(request: pytest.FixtureRequest) -> None:
+    """Let this process and those it starts find the simulated cards, where tests train on them."""
+    if DEVICE == "sdaa":
+        found = request.getfixturevalue("simulated_sdaa")
+        os.environ.update(found)
+        sys.path[:0] = found["PYTHONPATH"].split(os.pathsep)
 
 
 class Ranks:
@@ -93,3 +108,59 @@ def spas(simulated_sdaa: dict[str, str]) -> Iterator[Ranks]:
     pool = Ranks(2, simulated_sdaa)
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def with_cards(simulated_sdaa: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands that a test starts find the simulated torch_sdaa."""
+    for name, value in simulated_sdaa.items():
+        monkeypatch.setenv(name, value)
+
+
+# --- launches -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PROGRAM as a file; its processes note themselves in tmp_path/out as RANK.RESTART."""
+    program = tmp_path / "a program"
+    program.write_text(PROGRAM)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    return program
+
+
+@pytest.fixture
+def command(stand_in: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start PROGRAM's command as a process of its own, with options of `launch`."""
+    with contextlib.ExitStack() as stack:
+
+        def call(action: str, **options: Any) -> subprocess.Popen[str]:
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            process = subprocess.Popen(
+                [sys.executable, str(stand_in), str(tmp_path / "out"), action],
+                env={**os.environ, "OPTIONS": json.dumps({"nproc": 2, **options})},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            signal.signal(signal.SIGINT, before)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield call
+
+
+@pytest.fixture
+def teco(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The stand-in for the vendor's engine, as its examples import it."""
+    monkeypatch.syspath_prepend(str(TECO))
+    names = ("tvm", "engine", "engine.base", "engine.tecoinfer_pytorch")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import engine.tecoinfer_pytorch as found  # type: ignore[import-not-found]
+
+    yield found.TecoInferEngine
+    for name in names:
+        sys.modules.pop(name, None)

@@ -28,13 +28,15 @@ def checkpoint(epoch: int = 1, step: int = 0, best: int | None = None) -> Checkp
     """A small one; `best` is the epoch of its best evaluation."""
     return Checkpoint(
         model={"weight": torch.arange(5000, dtype=torch.float32), "count": torch.tensor(3)},
-        optimizer={"weight": torch.ones(5000)},
+        optimizer={"weight": {"momentum_buffer": torch.ones(5000), "step": 3}},
         scaler={"scale": 65536.0, "_growth_tracker": 7},
+        ema={"weight": torch.zeros(5000)},
         rng={"torch": torch.get_rng_state()},
         position=Position(epoch=epoch, step=step, samples=99, order="00ff00ff00ff00ff"),
         best=None
         if best is None
-        else Best(epoch=best, top1_count=3, top5_count=5, samples=6, loss=0.5),
+        else Best(epoch=best, top1_count=3, top5_count=5, samples=6, loss=0.5, weights="ema"),
+        left_out=[(0, 3, 5)],
         config={"model": "resnet18", "lr": 0.1, "crop": [0.08, 1.0], "max_steps": None},
         data={"train": "ab", "val": "cd", "train_samples": 9, "val_samples": 3},
         classes=["n01", "n02"],
@@ -74,16 +76,18 @@ def test_its_container_is_what_the_readme_says(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     save_checkpoint(path, checkpoint())
     content = torch.load(path, weights_only=True)
-    assert (content["format"], content["schema"]) == (FORMAT, 1)
+    assert (content["format"], content["schema"]) == (FORMAT, 2)
     assert set(content) == {
         "format",
         "schema",
         "model",
         "optimizer",
         "scaler",
+        "ema",
         "rng",
         "position",
         "best",
+        "left_out",
         "config",
         "data",
         "classes",
@@ -149,9 +153,13 @@ def test_other_schemas_missing_keys_and_missing_files_are_told_apart(tmp_path: P
     path = tmp_path / "a.pt"
     save_checkpoint(path, checkpoint())
     content = torch.load(path, weights_only=True)
-    torch.save(content | {"schema": 2}, path)
-    with pytest.raises(DamagedData, match="schema 2, and this version reads 1"):
+    torch.save(content | {"schema": 1}, path)
+    with pytest.raises(DamagedData, match="schema 1, and this version reads 2"):
         load_checkpoint(path)
+    for wrong in ({"model": [1]}, {"best": [1]}, {"left_out": [1, 2]}, {"position": {}}):
+        torch.save(content | wrong, path)
+        with pytest.raises(DamagedData, match="lacks what a checkpoint of schema 2 has"):
+            load_checkpoint(path)
     del content["optimizer"]
     torch.save(content, path)
     with pytest.raises(DamagedData, match=r"lacks .*'optimizer'"):

@@ -24,7 +24,12 @@ def test_what_is_not_given_comes_from_the_recipe() -> None:
         50,
         224,
     )
-    assert (made.batch_size, made.global_batch, made.lr, made.warmup) == (64, 256, 0.256, 2)
+    assert (made.batch_size, made.global_batch, made.lr, made.schedule.warmup) == (
+        64,
+        256,
+        0.256,
+        2,
+    )
 
 
 def test_a_given_rate_is_the_peak_whatever_the_batch() -> None:
@@ -50,6 +55,11 @@ def test_a_given_rate_is_the_peak_whatever_the_batch() -> None:
         ({"save_steps": 0}, "--save-steps 0"),
         ({"keep": 0}, "--keep 0"),
         ({"threads": 0}, "--workers 0"),
+        ({"accumulate": 0}, "--accumulate 0"),
+        ({"patience": 0}, "--patience 0"),
+        ({"max_minutes": 0.0}, "--max-time 0"),
+        ({"save_minutes": float("nan")}, "--save-minutes nan"),
+        ({"on_nonfinite": "hope"}, "--on-nonfinite hope"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(options: dict[str, Any], named: str) -> None:
@@ -89,6 +99,13 @@ def test_every_process_needs_a_share_that_can_be_normalised(
     made = config(image_size=image_size, batch_size=batch, world=1)
     with contextlib.nullcontext() if fits else pytest.raises(UsageError, match="too few"):
         derived(made, samples=99, val_samples=9, classes=3, world=world)
+
+
+def test_parts_of_a_share_are_large_enough_too() -> None:
+    made = config(image_size=32, batch_size=8, accumulate=4, world=1)
+    assert derived(made, samples=99, val_samples=9, classes=3, world=1)["accumulate"] == 4
+    with pytest.raises(UsageError, match="--accumulate 4 cuts a process's 4 samples"):
+        derived(made, samples=99, val_samples=9, classes=3, world=2)
 
 
 def test_a_training_set_smaller_than_a_global_batch_is_refused() -> None:

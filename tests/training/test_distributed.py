@@ -1,28 +1,28 @@
-"""Collectives over real processes, and the gradient that they average."""
+"""Collectives over real processes."""
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import ToolError, UsageError
-from shards.order import rank_slice
 from training.device import choose
 from training.distributed import (
     World,
     broadcast_buffers,
     check_agreement,
     from_main,
+    gather_bytes,
     joined,
     place_from_environment,
+    software,
     sum_integers,
 )
-from training.loop import share_of_loss
-from training.model import build_model
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 TOP = (1 << 64) - 1
@@ -93,21 +93,88 @@ def test_what_rank_0_makes_or_fails_at_all_have(ranks: Any, kind: str, answer: o
     assert ranks.run(fail_on_main, kind, world=2) == [answer] * 2
 
 
-def compare_facts(facts: list[dict[str, str]]) -> str:
+def compare_facts(facts: list[dict[str, Any]]) -> str:
     with joined(choose("cpu")) as world:
         check_agreement(facts[world.rank], world)
         return "agreed"
 
 
-def test_machines_that_differ_are_named(ranks: Any) -> None:
-    same = {"torch": "2.7.1", "train split": "abc"}
+def test_machines_that_differ_are_named_on_all_of_them(ranks: Any) -> None:
+    same: dict[str, Any] = {"torch": "2.7.1", "train split": "abc", "configuration": {"lr": 0.1}}
     assert ranks.run(compare_facts, [same, same], world=2) == ["agreed"] * 2
-    other = same | {"train split": "xyz"}
-    left_behind, (kind, sentence) = ranks.run(compare_facts, [same, other], world=2)
-    assert left_behind[0] == kind == ToolError.__name__
-    assert left_behind[1].startswith("process 0 of 2 lost its connection")
-    assert sentence.startswith("process 1 on ")
-    assert "another train split (xyz) than process 0 (abc)" in sentence
+    other = same | {"train split": "xyz", "configuration": {"lr": 0.2, "seed": 3}}
+    host = socket.gethostname()
+    sentence = (
+        f"process 0 on {host} and process 2 on {host} differ in train split (abc and xyz); "
+        "configuration, lr (0.1 and 0.2); configuration, seed (None and 3); make the machines equal"
+    )
+    found = ranks.run(compare_facts, [same, same, other], world=3)
+    assert found == [("ToolError", sentence)] * 3
+
+
+def gather(payloads: list[bytes]) -> list[bytes]:
+    with joined(choose("cpu")) as world:
+        return gather_bytes(payloads[world.rank], world)
+
+
+def test_bytes_of_all_come_to_all(ranks: Any) -> None:
+    payloads = [bytes(range(256)) * 3, b"", b"\xff"]
+    assert ranks.run(gather, payloads, world=3) == [payloads] * 3
+
+
+def test_alone_what_is_gathered_is_ones_own() -> None:
+    assert gather_bytes(b"own", ALONE) == [b"own"]
+    check_agreement(software(), ALONE)
+
+
+def join_as(environments: list[dict[str, str]]) -> str:
+    """Join as a process of another environment than the pool's."""
+    os.environ.update(environments[int(os.environ["RANK"])])
+    try:
+        with joined(choose("cpu")):
+            return "joined"
+    finally:
+        os.environ.pop("IMAGENET_RESNET_JOIN_SECONDS", None)
+
+
+def test_who_does_not_come_is_named(ranks: Any) -> None:
+    soon = {"IMAGENET_RESNET_JOIN_SECONDS": "0.5", "WORLD_SIZE": "4"}
+    (kind, said), second = ranks.run(join_as, [soon, soon], world=2)
+    assert kind == "ToolError"
+    assert said.startswith("processes 2 to 3 of 4 did not come to 127.0.0.1:")
+    assert "within 0.5 s (process 0 on" in said
+    assert second[0] in {"ToolError", "PeerLost"}
+
+
+def test_a_first_process_that_is_not_there_is_named(ranks: Any) -> None:
+    soon = {"IMAGENET_RESNET_JOIN_SECONDS": "0.5", "WORLD_SIZE": "2", "RANK": "1"}
+    ((kind, said),) = ranks.run(join_as, [soon], world=1)
+    assert kind == "ToolError"
+    assert "process 1 of 2 on" in said
+    assert "did not find process 0 at 127.0.0.1:" in said
+
+
+def test_processes_of_launches_of_different_sizes_are_told(ranks: Any) -> None:
+    found = ranks.run(join_as, [{}, {"WORLD_SIZE": "3"}], world=2)
+    assert [kind for kind, _ in found] == ["ToolError"] * 2
+    assert "process 1 on" in found[0][1]
+    assert "was started as one of 3, and process 0 on" in found[0][1]
+    assert "was started as one of 2, and process 1 on" in found[1][1]
+
+
+def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with (
+            pytest.raises(
+                ToolError, match=r"process 0 cannot be met at 127\.0\.0\.1:.* MASTER_PORT"
+            ),
+            joined(choose("cpu")),
+        ):
+            pass
 
 
 def test_a_nonsensical_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,33 +185,3 @@ def test_a_nonsensical_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UsageError, match="whole numbers"):
         place_from_environment()
-
-
-def gradients(global_batch: int) -> list[Tensor]:
-    """Gradients of one global batch, cut as the loader cuts it. Batch norm as in evaluation:
-
-    in training it normalises each process's slice by itself, whatever is averaged after.
-    """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn((global_batch, 3, 40, 40), generator=generator)
-    labels = torch.randint(7, (global_batch,), generator=generator)
-    with joined(choose("cpu")) as world:
-        network = build_model("resnet18", 7, seed=2).eval()
-        model = DistributedDataParallel(network) if world.size > 1 else network
-        first, last = rank_slice(global_batch, world.rank, world.size)
-        scaled, _ = share_of_loss(
-            model(images[first:last]),
-            labels[first:last],
-            label_smoothing=0.1,
-            global_size=global_batch,
-            world=world.size,
-        )
-        scaled.backward()
-        return [parameter.grad for parameter in network.parameters()]
-
-
-def test_uneven_shares_give_the_gradient_of_the_whole_batch(ranks: Any) -> None:
-    (alone,) = ranks.run(gradients, 8, world=1)
-    for together in ranks.run(gradients, 8, world=3):
-        for ours, whole in zip(together, alone, strict=True):
-            torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-6)

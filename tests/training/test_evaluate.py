@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from devices import DEVICE
 
 from prep.sample.data import write_sample_data
 from shards.dataset import Dataset
@@ -17,9 +17,8 @@ from shards.loader import Loader
 from shards.progress import Silent
 from shards.transform import EvalTransform
 from training.batches import MEAN, STD, Normalizer, on_device
-from training.checkpoint import Checkpoint, Position
 from training.device import choose
-from training.distributed import joined
+from training.distributed import joined, place_from_environment
 from training.evaluate import Evaluation, check_classes, evaluate
 from training.model import build_model
 
@@ -48,8 +47,9 @@ def val_sets(
 
 
 def evaluate_folder(folder: Path, classes: int, global_batch: int) -> Evaluation:
-    with joined(choose("cpu")) as world, Dataset.open(folder) as dataset:
-        model = build_model("resnet18", classes, seed=4)
+    device = choose(DEVICE, place_from_environment()[2])
+    with joined(device) as world, Dataset.open(folder) as dataset:
+        model = build_model("resnet18", classes, seed=4).to(world.device)
         for buffer in model.buffers():  # as training leaves them: different on every process
             if buffer.is_floating_point():
                 buffer.add_(world.rank)
@@ -59,7 +59,7 @@ def evaluate_folder(folder: Path, classes: int, global_batch: int) -> Evaluation
             TRANSFORM,
             global_batch=global_batch,
             threads=1,
-            device=choose("cpu"),
+            device=device,
             precision="fp32",
             world=world,
             progress=Silent(),
@@ -109,7 +109,7 @@ def test_normalising_on_the_device_is_to_tensor_and_normalize() -> None:
 
 
 def test_batches_arrive_channels_last_and_whole(shards: Path) -> None:
-    device = choose("cpu")
+    device = choose(DEVICE)
     options: dict[str, Any] = {"shuffle": "none", "drop_last": False, "threads": 1}
     with (
         Dataset.open(shards / "val") as dataset,
@@ -126,24 +126,10 @@ def test_batches_arrive_channels_last_and_whole(shards: Path) -> None:
 def test_another_class_list_is_refused(shards: Path) -> None:
     with Dataset.open(shards / "val") as dataset:
         listed = list(dataset.classes)
-        checkpoint = Checkpoint(
-            model={},
-            optimizer={},
-            scaler={},
-            rng={},
-            position=Position(epoch=1, step=0, samples=1, order="0"),
-            best=None,
-            config={},
-            data={},
-            classes=listed,
-            class_names=listed,
-            versions={},
-        )
-        check_classes(Path("c.pt"), checkpoint, dataset)
+        check_classes(Path("c.pt"), listed, dataset)
         for classes, named in (
             (listed[:2], "class 2 is none there"),
             ([listed[0], "n99999999", listed[2]], "class 1 is n99999999 there"),
         ):
-            other = dataclasses.replace(checkpoint, classes=classes)
             with pytest.raises(UsageError, match=named):
-                check_classes(Path("c.pt"), other, dataset)
+                check_classes(Path("c.pt"), classes, dataset)

@@ -2,141 +2,176 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
+import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from launched import alive, ended, noted, wait_for
 
 from shards.errors import ToolError, UsageError
-from shards.parallel import available_cores
-from training.launch import launch, report_failure
+from training.children import PeerLost, report_failure
+from training.launch import launch
+from training.stopping import STOPPED, Stopped
 
-# Stands in for the console script: starts in milliseconds, without torch.
-PROGRAM = """
-import os, pathlib, sys, time
-from shards.errors import UsageError
-from training.launch import follow_launcher, launch, report_failure
-
-if "RANK" not in os.environ:
-    sys.exit(launch(sys.argv[1:], nproc=2, master=None))
-follow_launcher()
-
-out, action, *rest = sys.argv[1:]
-rank = os.environ["RANK"]
-names = ("WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS")
-note = [str(os.getpid()), *map(os.environ.get, names), *rest]
-pathlib.Path(out, rank).write_text("\\n".join(note))
-if action == "fail" and rank == "1":
-    report_failure(UsageError("rank 1 says no"))
-    sys.exit(2)
-if action == "crash" and rank == "1":
-    sys.stderr.close()
-    sys.exit(7)
-if action == "killed" and rank == "1":
-    os.kill(os.getpid(), 9)
-if action != "end":
-    time.sleep(60)
-"""
+Program = Callable[..., int]
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Launch PROGRAM with (action, arguments); its processes note themselves in tmp_path/out."""
-    script = tmp_path / "a program"
-    script.write_text(PROGRAM)
-    (tmp_path / "out").mkdir()
-    monkeypatch.setattr(sys, "argv", [str(script)])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    return lambda *argv, nproc=2: launch([str(tmp_path / "out"), *argv], nproc=nproc, master=None)
+def program(stand_in: Path, tmp_path: Path) -> Program:
+    """Launch PROGRAM with (action, arguments)."""
+    assert stand_in.exists()
+    return lambda *argv, nproc=2, **options: launch(
+        [str(tmp_path / "out"), *argv], nproc=nproc, **options
+    )
 
 
-def noted(tmp_path: Path) -> dict[str, list[str]]:
-    return {path.name: path.read_text().split("\n") for path in (tmp_path / "out").iterdir()}
+# --- one machine ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("nproc", [1, 2, 3, 4])
 def test_every_process_knows_its_place_and_gets_the_arguments_as_they_are(
-    program: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    program: Program, tmp_path: Path, capfd: pytest.CaptureFixture[str], nproc: int
 ) -> None:
     arguments = ["--log", "--nnodes=9", "a b; rm -rf *", "--epochs", "2"]
-    assert program("end", *arguments) == 0
-    share = str(max(1, available_cores() // 2))
+    assert program("end", *arguments, nproc=nproc) == 0
+    world = str(nproc)
     assert {rank: rest for rank, (_, *rest) in noted(tmp_path).items()} == {
-        rank: ["2", rank, share, *arguments] for rank in ("0", "1")
+        f"{rank}.0": [world, str(rank), world, "0", *arguments] for rank in range(nproc)
     }
     assert capfd.readouterr() == ("", "")
-    assert "OMP_NUM_THREADS" not in os.environ
 
 
-def test_a_reported_failure_is_raised_once_and_ends_the_others(
-    program: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_reported_failure_is_raised_once_ends_the_others_and_is_not_tried_again(
+    program: Program, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError, match=r"^rank 1 says no$"):
-        program("fail")
+        program("fail", max_restarts=3)
     assert not alive(tmp_path)
+    assert set(noted(tmp_path)) <= {"0.0", "1.0"}
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_killed_process_is_named_and_ends_the_others(
-    program: Callable[..., int], tmp_path: Path
-) -> None:
-    with pytest.raises(ToolError, match="process 1 was ended by SIGKILL"):
+def test_a_killed_process_is_named_and_ends_the_others(program: Program, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match=r"process 1 on \S+ was ended by SIGKILL"):
         program("killed")
     assert not alive(tmp_path)
 
 
-def test_an_unreported_failure_gives_its_exit_code(
-    program: Callable[..., int], tmp_path: Path
-) -> None:
-    assert program("crash") == 7
+def test_an_unreported_failure_gives_its_exit_code(program: Program, tmp_path: Path) -> None:
+    said: list[str] = []
+    assert program("crash", say=said.append) == 7
+    (text,) = said
+    assert "process 1 on" in text
+    assert "exit code 7" in text
     assert not alive(tmp_path)
 
 
-@pytest.mark.usefixtures("program")
+def test_after_a_loss_all_processes_start_again(program: Program, tmp_path: Path) -> None:
+    said: list[str] = []
+    assert program("once", max_restarts=2, say=said.append) == 0
+    (text,) = said
+    assert text == (
+        f"process 1 on {socket.gethostname()} was ended by SIGKILL (by the system, if memory ran "
+        "out); restart 1 of 2 from the last checkpoint"
+    )
+    assert {"0.1", "1.0", "1.1"} <= set(noted(tmp_path))
+
+
+def test_restarts_are_counted_and_run_out(program: Program, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(ToolError, match=r"SIGKILL.*\(after 2 restarts\); start the same command"):
+        program("killed", max_restarts=2, say=said.append)
+    assert [text[text.index("restart ") :][:14] for text in said] == [
+        "restart 1 of 2",
+        "restart 2 of 2",
+    ]
+    assert "1.2" in noted(tmp_path)
+    assert not alive(tmp_path)
+
+
+def test_who_lost_a_peer_gives_way_to_who_knows_why(program: Program) -> None:
+    with pytest.raises(ToolError, match=r"^the true reason$"):
+        program("peer", max_restarts=1)
+
+
+def test_where_nobody_knows_why_the_run_is_started_again(program: Program) -> None:
+    said: list[str] = []
+    with pytest.raises(ToolError, match="lost the others, and the others with it"):
+        program("peers", max_restarts=1, say=said.append)
+    assert len(said) == 1
+
+
+# --- signals ----------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
-def test_however_the_launcher_ends_no_process_stays(tmp_path: Path, number: int, code: int) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen([sys.executable, sys.argv[0], str(tmp_path / "out"), "sleep"]) as process:
-        signal.signal(signal.SIGINT, before)
-        wait_for(lambda: len(noted(tmp_path)) == 2)
-        process.send_signal(number)
-        assert process.wait(timeout=120) == code
-    wait_for(lambda: not alive(tmp_path))
-
-
-def alive(tmp_path: Path) -> list[int]:
-    running = []
-    for pid in (int(lines[0]) for lines in noted(tmp_path).values()):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 0)
-            running.append(pid)
-    return running
-
-
-def wait_for(sign: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not sign():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def test_without_a_launcher_nobody_takes_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_however_the_launcher_ends_no_process_stays(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: int, code: int
 ) -> None:
+    process = command("sleep", max_restarts=3)
+    wait_for(lambda: len(noted(tmp_path)) == 2)
+    process.send_signal(number)
+    ended(process, code)
+    wait_for(lambda: not alive(tmp_path))
+    assert set(noted(tmp_path)) == {"0.0", "1.0"}
+
+
+def test_a_signal_is_handed_on_and_the_end_waits_until_all_have_saved(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = command("save", max_restarts=3)
+    wait_for(lambda: len(noted(tmp_path)) == 2)
+    process.terminate()
+    assert ended(process, STOPPED) == "error: stopped and saved\n"
+    assert set(noted(tmp_path)) == {"0.0", "1.0"}
+
+
+def test_a_process_that_does_not_save_in_time_is_ended(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = command("slow", grace=0.2, max_restarts=3)
+    wait_for(lambda: len(noted(tmp_path)) == 2)
+    process.terminate()
+    assert "did not save and end within 0.2 s of SIGTERM" in ended(process, 1)
+    assert not alive(tmp_path)
+
+
+def test_a_second_signal_ends_at_once(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = command("slow", grace=600)
+    wait_for(lambda: len(noted(tmp_path)) == 2)
+    process.terminate()
+    process.send_signal(signal.SIGUSR1)
+    process.wait(timeout=60)
+    assert process.returncode in {128 + signal.SIGTERM, 128 + signal.SIGUSR1}
+    assert not alive(tmp_path)
+
+
+def test_a_run_that_stopped_and_saved_is_not_started_again(program: Program) -> None:
+    with pytest.raises(Stopped, match="stopped and saved"):
+        program("stopped", nproc=1, max_restarts=3)
+
+
+# --- without a launch -------------------------------------------------------------------------
+
+
+def test_without_a_launcher_nobody_takes_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not report_failure(ToolError("alone"))
-    monkeypatch.setenv("IMAGENET_RESNET_FAILURES", str(tmp_path / "gone"))
-    assert not report_failure(ToolError("the launcher is gone"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setenv("IMAGENET_RESNET_REPORT", str(writer))
+    assert not report_failure(PeerLost("the launcher is gone"))
+    os.close(writer)
 
 
-@pytest.mark.parametrize("master", [None, "host", "host:", ":29500", "host:port"])
+@pytest.mark.parametrize("master", [None, "host", "host:", ":29500", "host:port", "host:70000"])
 def test_several_machines_need_an_address(master: str | None) -> None:
     with pytest.raises(UsageError, match="--master HOST:PORT"):
         launch([], nproc=1, nodes=2, master=master)

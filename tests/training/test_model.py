@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from training.config import MODELS
 from training.model import build_model, plain_weights, unwrap
-from training.optim import load_momentum, make_sgd, momentum_state, set_lr, split_by_decay
-from training.recipes import SEED
 
 
 @pytest.fixture(scope="module")
@@ -17,34 +17,13 @@ def resnet18() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "by_name", "by_type"),
-    [
-        ("resnet18", 11_689_512, 34, 40),
-        ("resnet50", 25_557_032, 98, 106),
-        ("resnet101", 44_549_160, 200, 208),
-    ],
+    ("name", "parameters"),
+    [("resnet18", 11_689_512), ("resnet50", 25_557_032), ("resnet101", 44_549_160)],
 )
-def test_size_and_decay_groups(name: str, parameters: int, by_name: int, by_type: int) -> None:
+def test_size(name: str, parameters: int) -> None:
     with torch.device("meta"):
         model = build_model(name, 1000)
     assert sum(each.numel() for each in model.parameters()) == parameters
-    for policy, exempt in (("bn-in-name", by_name), ("norm", by_type)):
-        decayed, free = split_by_decay(model, policy)  # type: ignore[arg-type]
-        assert len(free) == exempt
-        assert len(decayed) + len(free) == len(list(model.parameters()))
-        assert any(each is model.fc.bias for each in decayed)
-
-
-def test_the_vendors_rule_misses_only_the_down_sampling_norms(resnet18: nn.Module) -> None:
-    by_name = {id(each) for each in split_by_decay(resnet18, "bn-in-name")[1]}
-    missed = [
-        name
-        for name, parameter in resnet18.named_parameters()
-        if any(parameter is each for each in split_by_decay(resnet18, "norm")[1])
-        and id(parameter) not in by_name
-    ]
-    assert len(missed) == 6
-    assert all("downsample.1" in name for name in missed)
 
 
 @pytest.mark.parametrize("init", ["fan_in", "fan_out"])
@@ -85,19 +64,32 @@ def test_wrappers_leave_no_trace_in_names(resnet18: nn.Module) -> None:
     assert plain_weights(compiled).keys() == weights.keys()
 
 
-def test_momentum_survives_in_any_memory_format() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(
-        memory_format=torch.channels_last
-    )
-    optimizer = make_sgd(model, SEED, fused=False)
-    set_lr(optimizer, 0.1)
-    model(torch.randn(2, 3, 5, 5)).square().mean().backward()
-    optimizer.step()
-    saved = momentum_state(optimizer, model)
-    assert all(each.is_contiguous() for each in saved.values())
-    fresh = make_sgd(model, SEED, fused=False)
-    load_momentum(fresh, model, saved)
-    for parameter in model.parameters():
-        ours = fresh.state[parameter]["momentum_buffer"]
-        assert torch.equal(ours, optimizer.state[parameter]["momentum_buffer"])
-        assert ours.stride() == parameter.stride()
+def test_saved_weights_are_no_longer_the_networks(resnet18: nn.Module) -> None:
+    """They are written in the background while training goes on."""
+    weights = plain_weights(resnet18.state_dict())
+    pointers = {each.data_ptr() for each in resnet18.state_dict().values()}
+    assert not pointers & {each.data_ptr() for each in weights.values()}
+
+
+def test_a_residual_may_start_as_nothing() -> None:
+    for name, last in (("resnet18", "bn2"), ("resnet50", "bn3")):
+        model = build_model(name, 3, zero_init_residual=True)
+        norms = {
+            key: each for key, each in model.named_modules() if isinstance(each, nn.BatchNorm2d)
+        }
+        for key, norm in norms.items():
+            assert bool((norm.weight == (0 if key.endswith(last) else 1)).all()), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_small_stem_keeps_small_pictures_large(name: str) -> None:
+    """32 pixels come to the last stage as 4, through the ImageNet stem as 1."""
+    with torch.device("meta"):
+        for stem, side in (("small", 4), ("imagenet", 1)):
+            options: dict[str, Any] = {"stem": stem}
+            model = build_model(name, 10, **options).eval()
+            shapes: list[torch.Size] = []
+            model.layer4.register_forward_hook(lambda *each, to=shapes: to.append(each[2].shape))
+            assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+            assert shapes[0][2:] == (side, side)
+    assert "conv1.bias" not in model.state_dict()

@@ -51,9 +51,13 @@ def test_the_same_command_goes_on_as_it_was() -> None:
 
 
 def test_other_processes_threads_device_and_habits_go_on_with_the_same_global_batch() -> None:
-    now = config(world=3, threads=7, device="cpu", save_steps=5, keep=9, log_every=1, max_steps=8)
+    now = config(
+        world=3, threads=7, device="cpu", save_steps=5, keep=9, log_every=1, max_steps=8,
+        accumulate=2, compile=True, deterministic=True, on_nonfinite="skip", patience=3,
+        max_minutes=60.0, save_minutes=5.0, profile=Path("P"), tensorboard=True,
+    )  # fmt: skip
     went_on = go_on(now, config())
-    assert (went_on.global_batch, went_on.lr, went_on.warmup) == (256, 0.256, 2)
+    assert (went_on.global_batch, went_on.lr, went_on.schedule.warmup) == (256, 0.256, 2)
     assert went_on.threads == 7
 
 
@@ -69,6 +73,8 @@ def test_a_batch_size_that_makes_the_same_global_batch_goes_on() -> None:
         ({"lr": 0.1}, "--lr 0.256"),
         ({"image_size": 160}, "--image-size 224"),
         ({"seed": 1}, "--seed 1234"),
+        ({"stem": "small"}, "--stem imagenet"),
+        ({"settings": {"ema_decay": 0.9}}, "ema_decay 0.0 instead of 0.9"),
         ({"amp": "off"}, "--amp auto"),
         ({"batch_size": 32}, "--batch-size 64"),
     ],
@@ -80,7 +86,9 @@ def test_what_would_make_it_another_run_is_refused(options: dict[str, Any], name
 
 def test_another_recipe_is_refused() -> None:
     recipe = dataclasses.replace(config().recipe, momentum=0.9)
-    with pytest.raises(UsageError, match="recipe seed with other values"):
+    with pytest.raises(
+        UsageError, match=r"recipe seed with other values .*momentum 0.9 instead of"
+    ):
         go_on(config(), dataclasses.replace(config(), recipe=recipe))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import ON_DEVICE
 
 from shards.errors import DamagedData, UsageError
 from shards.progress import Silent
@@ -39,7 +40,7 @@ def config(shards: Path, out: Path, **options: Any) -> TrainConfig:
         "epochs": 2,
         "batch_size": 8,
         "image_size": 32,
-        "device": "cpu",
+        **ON_DEVICE,
         "lr": 0.01,
     }
     return resolve(**(given | options))

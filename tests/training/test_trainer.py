@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from devices import ON_DEVICE
 
 from shards.dataset import Dataset
 from shards.errors import ToolError, UsageError
+from shards.order import epoch_order
 from shards.progress import Silent
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig, resolve
 from training.distributed import place_from_environment
-from training.evaluate import evaluate_checkpoint
+from training.objective import Objective
 from training.order_digest import digest_text, expected_digest
+from training.results.evaluation import How, evaluate_saved
+from training.stopping import Stopped
 from training.trainer import TrainResult, train
 
 BATCH = 12  # of 51 training samples: 4 steps an epoch, 3 samples dropped
@@ -36,9 +41,10 @@ def config(shards: Path, out: Path, **options: Any) -> TrainConfig:
         "epochs": EPOCHS,
         "batch_size": BATCH // world,
         "image_size": 32,
-        "device": "cpu",
+        **ON_DEVICE,
         "log_every": 3,
         "lr": 0.01,
+        "settings": {"ema_decay": 0.9},
     }
     return resolve(**(given | options))
 
@@ -65,8 +71,16 @@ def positions(out: Path) -> list[tuple[str, int, int]]:
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     loaded = load_checkpoint(out / "last.pt")
-    momentum = {f"momentum of {name}": each for name, each in loaded.optimizer.items()}
-    return loaded.model | momentum
+    state = {
+        f"{key} of {name}": each
+        for name, values in loaded.optimizer.items()
+        for key, each in values.items()
+        if isinstance(each, torch.Tensor)
+    }
+    averages = {f"average of {name}": each for name, each in loaded.ema.items()}
+    assert state
+    assert averages
+    return loaded.model | state | averages
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
@@ -122,7 +136,14 @@ def test_the_log_has_its_documented_lines(finished: Path) -> None:
     assert start["data"]["train_samples"] == 51
     assert (first["samples"], first["steps"], first["lr"]) == (36, 3, 0.01)
     assert first["loss"] > 0
-    assert first["images_per_second"] > 0
+    assert first["images_per_second"] == first["images_per_second_device"] > 0
+    assert first["grad_norm"] > 0
+    assert first["step_seconds"] > 0
+    assert (first["left_out"], first["loss_scale"]) == (0, None)
+    evaluation, end = log_of(finished)[4], log_of(finished)[-1]
+    assert evaluation["ema"].keys() == {"top1", "top5", "top1_count", "top5_count", "loss"}
+    assert evaluation["ema"]["loss"] != evaluation["loss"]
+    assert end["best"]["weights"] == "ema"
 
 
 def test_the_folder_holds_what_was_promised(finished: Path) -> None:
@@ -135,12 +156,12 @@ def test_the_folder_holds_what_was_promised(finished: Path) -> None:
     assert last.position.place == (2, 0)
     assert last.best is not None
     assert best.position.place == (last.best.epoch, 0)
-    top1 = [record["top1_count"] for record in log_of(finished) if record["kind"] == "eval"]
+    top1 = [record["ema"]["top1_count"] for record in log_of(finished) if record["kind"] == "eval"]
     assert last.best.top1_count == max(top1)
     assert all(tensor.device.type == "cpu" for tensor in last.model.values())
 
 
-@pytest.mark.parametrize("stops", [(4,), (2, 5)])
+@pytest.mark.parametrize("stops", [(4,), (1, 3, 6)])
 def test_going_on_is_never_having_stopped(
     finished: Path, shards: Path, tmp_path: Path, stops: tuple[int, ...]
 ) -> None:
@@ -233,6 +254,148 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+# --- ended from outside, or early -------------------------------------------------------------
+
+
+def run_told(
+    shards: Path, out: Path, options: dict[str, Any], when: tuple[str, int, int]
+) -> TrainResult:
+    """Train; the process gets SIGTERM when the log has a line of that kind, epoch and step."""
+
+    def tell(record: dict[str, object]) -> None:
+        if (record["kind"], record["epoch"], record["step"]) == when:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return train(config(shards, out, **options), progress=Silent(), on_record=tell)
+
+
+@pytest.mark.parametrize(
+    ("when", "saved"),
+    [
+        (("start", 0, 0), (0, 1)),
+        (("step", 0, 3), (0, 4)),
+        pytest.param(("step", 0, 4), (1, 0), marks=pytest.mark.slow),
+        pytest.param(("eval", 1, 0), (1, 0), marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_stops_it_saved_and_it_goes_on_as_if_never_stopped(
+    finished: Path, shards: Path, tmp_path: Path, when: tuple[str, int, int], saved: tuple[int, int]
+) -> None:
+    with pytest.raises(Stopped, match="the same command goes on"):
+        run_told(shards, tmp_path, {}, when)
+    assert load_checkpoint(tmp_path / "last.pt").position.place == saved
+    assert log_of(tmp_path)[-1]["reason"] == "signal"
+    assert run(shards, tmp_path, {}).reason == "finished"
+    assert_same_weights(tmp_path, finished)
+    assert orders(tmp_path) == orders(finished)
+
+
+def test_a_signal_to_one_of_two_processes_stops_both(
+    ranks: Any, finished_by_two: Path, shards: Path, tmp_path: Path
+) -> None:
+    told = ranks.run(run_told, shards, tmp_path, {}, ("step", 0, 3), world=2)
+    assert [kind for kind, _ in told] == ["Stopped"] * 2
+    ranks.run(run, shards, tmp_path, {}, world=2)
+    assert_same_weights(tmp_path, finished_by_two)
+
+
+def test_a_time_limit_stops_it_saved(finished: Path, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="--max-time is over"):
+        run(shards, tmp_path, {"max_minutes": 1e-9})
+    assert load_checkpoint(tmp_path / "last.pt").position.place == (0, 1)
+    run(shards, tmp_path, {"save_minutes": 1e-9, "keep": 99})
+    assert len(list((tmp_path / "checkpoints").iterdir())) == EPOCHS * 4
+    assert_same_weights(tmp_path, finished)
+
+
+def test_without_a_better_result_it_ends_early(shards: Path, tmp_path: Path) -> None:
+    options = {"epochs": 9, "lr": 1e-30, "patience": 1}
+    assert (run(shards, tmp_path, options).reason, log_of(tmp_path)[-1]["epoch"]) == ("patience", 2)
+    before = (tmp_path / "log.jsonl").read_bytes()
+    assert run(shards, tmp_path, options).reason == "patience"
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+# --- losses that are no number ----------------------------------------------------------------
+
+
+class Faulty(Objective):
+    """Infinite for the samples of one step, known by their labels."""
+
+    labels: ClassVar[list[int]]
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = super().__call__(logits, targets)
+        return loss * torch.inf if targets.tolist() == self.labels else loss
+
+
+@pytest.fixture
+def faulty(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 2 of epoch 2 has an infinite loss."""
+    with Dataset.open(shards / "train") as dataset:
+        order = epoch_order(1234, 1, len(dataset), shuffle="full")
+        Faulty.labels = dataset.labels[order[BATCH : 2 * BATCH]].tolist()
+    monkeypatch.setattr("training.step.Objective", Faulty)
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_step_that_is_not_finite_is_skipped(finished: Path, shards: Path, tmp_path: Path) -> None:
+    assert run(shards, tmp_path, {"on_nonfinite": "skip"}).reason == "finished"
+    assert [line["left_out"] for line in log_of(tmp_path) if line["kind"] == "step"] == [
+        0,
+        0,
+        12,
+        0,
+    ]
+    assert all(each.isfinite().all() for each in weights(tmp_path).values())
+    assert orders(tmp_path) == orders(finished)
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_run_goes_back_and_leaves_the_steps_out(
+    finished: Path, shards: Path, tmp_path: Path
+) -> None:
+    options = {"on_nonfinite": "rollback"}
+    assert run(shards, tmp_path, options).reason == "finished"
+    (line,) = [each for each in log_of(tmp_path) if each["kind"] == "rollback"]
+    assert (line["epoch"], line["step"], line["left_out"]) == (1, 0, [1, 0, 3])
+    assert positions(tmp_path)[:4] == positions(finished)[:4]
+    assert [each["left_out"] for each in log_of(tmp_path) if each["kind"] == "step"] == [
+        0,
+        0,
+        36,
+        0,
+    ]
+    assert load_checkpoint(tmp_path / "last.pt").left_out == [(1, 0, 3)]
+    assert orders(tmp_path) == orders(finished)
+
+
+# --- ways of computing the same ---------------------------------------------------------------
+
+
+def losses(shards: Path, out: Path, options: dict[str, Any]) -> list[float]:
+    run(shards, out, {"max_steps": 2, "log_every": 1} | options)
+    return [record["loss"] for record in log_of(out) if record["kind"] == "step"]
+
+
+def test_parts_and_deterministic_algorithms_train_the_same(shards: Path, tmp_path: Path) -> None:
+    """The first loss is that of the same weights, but for batch norm, which sees the parts."""
+    first, second = losses(shards, tmp_path, {"accumulate": 2, "deterministic": True})
+    whole = losses(shards, tmp_path / "whole", {})
+    assert first == pytest.approx(whole[0], rel=0.05)
+    assert second == pytest.approx(whole[1], rel=0.5)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_the_same(shards: Path, tmp_path: Path) -> None:
+    compiled = losses(shards, tmp_path / "compiled", {"compile": True})
+    assert compiled == pytest.approx(losses(shards, tmp_path / "eager", {}), rel=1e-4)
+
+
+# --- several processes -------------------------------------------------------------------------
+
+
 def test_two_processes_consume_what_one_does(finished: Path, finished_by_two: Path) -> None:
     assert orders(finished_by_two) == orders(finished)
     assert positions(finished_by_two) == positions(finished)
@@ -240,14 +403,15 @@ def test_two_processes_consume_what_one_does(finished: Path, finished_by_two: Pa
 
 def test_live_results_are_those_of_the_saved_model(finished_by_two: Path, shards: Path) -> None:
     live = [record for record in log_of(finished_by_two) if record["kind"] == "eval"][-1]
-    found = evaluate_checkpoint(
-        finished_by_two / "last.pt", shards / "val", threads=1, device="cpu", progress=Silent()
-    )
-    assert (found.model, found.image_size, found.short_side) == ("resnet18", 32, 37)
-    assert found.evaluation.samples == live["samples"] == 15
-    assert found.evaluation.top1_count == live["top1_count"]
-    assert found.evaluation.top5_count == live["top5_count"]
-    assert found.evaluation.loss == pytest.approx(live["loss"], rel=1e-5)
+    model = [(finished_by_two / "last.pt", "auto")]
+    for averaged, expected in ((False, live), (True, live["ema"])):
+        how = How(threads=1, device="cpu", ema=averaged)
+        (result,) = evaluate_saved(model, shards / "val", how, progress=Silent()).models  # type: ignore[arg-type]
+        found = result.evaluation
+        assert found.samples == live["samples"] == 15
+        assert found.top1_count == expected["top1_count"]
+        assert found.top5_count == expected["top5_count"]
+        assert found.loss == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def test_two_processes_going_on_is_never_having_stopped(

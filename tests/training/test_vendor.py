@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,6 @@ CARDS = f"--bs 64 --device sdaa {DATA} {MIXED}"
 OUR_DATA = "--shards /datasets/imagenet/"
 OUR_CARDS = f"--batch-size 64 --device sdaa {OUR_DATA} --amp fp16"
 SECOND = "--nnode 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500"
-SMALL = ("--model_name", "resnet18", "--image-size", 32, "--bs", 4, "--device", "cpu")
 
 # The commands of README 2.4 and run_scripts/test.sh, then what else the launcher's help promises.
 COMMANDS = {
@@ -102,21 +98,27 @@ OPTIONS = [
     ("--autocast f", "--amp off"),
     ("--grad_scale T", "--amp off"),
     ("--autocast 0 --grad_scale NO", "--amp off"),
-    ("--optimizer sgd", ""),
     ("--warm_up -1", ""),
+    ("--warm_up 5", "--warmup-epochs 5"),
+    ("--warm_up 0", "--warmup-epochs 0"),
     ("--early_stop -1", ""),
     ("--dataset imagenet", ""),
     ("--dataset cifar10", ""),
-    ("--compile True", ""),
+    ("--compile True", "--compile"),
+    ("--compile=True", "--compile"),
     ("--compile False", ""),
     ("--mlperf_mode False", ""),
+    ("--mlperf_mode True", "--recipe mlperf"),
     ("--profiler False", ""),
-    ("--profiler True --profiler_path ./profiler_log", ""),
+    ("--profiler True", "--profile ./profiler_log"),
+    ("--profiler True --profiler_path traces", "--profile traces"),
+    ("--profiler_path traces", ""),
     ("--precision_align False", ""),
     ("--precision_align_cuda_path a --precision_align_log_path b", ""),
 ]
 
-SPELT_ALIKE = {"--lr", "--device", "--resume"}
+SPELT_ALIKE = {"--lr", "--device", "--resume", "--optimizer"}
+BARE = {"--compile"}  # ours without a value, the vendor's with one
 LAUNCHERS = {
     "--model_name", "--epoch", "--step", "--batch_size", "--bs", "--dataset_path",
     "--nproc_per_node", "--nnode", "--node_rank", "--master_addr", "--master_port",
@@ -171,7 +173,8 @@ def test_the_table_holds_every_option_of_the_launcher_once() -> None:
     spellings = [name for rule in RULES for name in rule.spellings]
     assert sorted(spellings) == sorted(LAUNCHERS - SPELT_ALIKE)
     ours = {name for parameter in TRAIN.params for name in parameter.opts}
-    assert ours & LAUNCHERS == SPELT_ALIKE
+    assert ours & LAUNCHERS == SPELT_ALIKE | BARE
+    assert {name for rule in RULES if rule.bare for name in rule.spellings} == BARE
     tried = {word.partition("=")[0] for vendors, _ in OPTIONS for word in vendors.split()}
     assert set(spellings) - tried == {"--dataset_path"}
 
@@ -181,6 +184,34 @@ def test_ours_alone_is_left_as_it_is(notices: Callable[[], list[str]]) -> None:
     assert translate(words).argv == words
     parsed("--shards S --model resnet18 --lr 0.1")
     assert notices() == []
+
+
+def test_a_switch_of_ours_is_left_as_it_is(notices: Callable[[], list[str]]) -> None:
+    for words in ("--compile --shards S", "--shards S --compile"):
+        assert translate(words.split()).argv == words.split()
+        assert parsed(words)["compile"] is True
+    assert parsed("--shards S --compile --compile True")["compile"] is True
+    assert notices() == [
+        "--compile True is --compile here; where that fails training goes on without"
+    ]
+
+
+@pytest.mark.parametrize(
+    "processes",
+    ["--nproc_per_node 2 --bs 6", "--nnode 2 --node_rank 0 --bs 6 --master_addr a", "--bs 12"],
+)
+def test_an_early_stop_is_so_many_epochs_of_steps(
+    notices: Callable[[], list[str]], shards: Path, processes: str
+) -> None:
+    """51 training images are 4 steps of 12."""
+    line = f"{processes} --dataset_path {shlex.quote(str(shards))} --epoch 50 --early_stop 3"
+    found = parsed(line)
+    assert (found["max_steps"], found["epochs"]) == (12, 50)
+    told = [notice for notice in notices() if notice.startswith("--early_stop")]
+    assert [notice.partition(";")[0] for notice in told] == [
+        "--early_stop 3 is --max-steps 12 here: 3 of 4 steps"
+    ]
+    assert parsed(f"{line} --step 5")["max_steps"] == 5
 
 
 def test_both_spellings_may_say_the_same(notices: Callable[[], list[str]]) -> None:
@@ -234,11 +265,16 @@ def test_mixed_precision_is_what_the_device_has(
         ("--model_name vgg16", "--model_name vgg16: choose one of resnet18"),
         ("--model_name resnet50_v10", "choose resnet50, which is v1.5"),
         ("--dataset mnist", "--dataset mnist: choose one of imagenet"),
-        ("--optimizer adam", "--optimizer adam: only sgd"),
-        ("--warm_up 5", "--warm_up 5: the warm-up follows from the global batch"),
+        (
+            "--warm_up 5 --warmup-epochs 4",
+            "--warm_up 5 and --warmup-epochs 4 contradict each other",
+        ),
         ("--warm_up long", "--warm_up long: it must"),
         ("--early_stop 3", "--max-steps STEPS"),
-        ("--mlperf_mode True", "--mlperf_mode True: its LARS recipe"),
+        ("--early_stop 0", "--early_stop 0: that is no training at all"),
+        ("--mlperf_mode True --recipe seed", "--mlperf_mode True and --recipe seed contradict"),
+        ("--mlperf_mode 2", "--mlperf_mode 2: say True or False"),
+        ("--profiler True --profiler_path a --profile b", "contradict each other"),
         ("--precision_align True", "--max-steps 20"),
         ("--bs 64 --batch-size 32", "--bs 64 and --batch-size 32 contradict each other"),
         ("--batch-size=32 --bs 64", "--bs 64 and --batch-size 32 contradict each other"),
@@ -276,88 +312,3 @@ def test_a_shell_completes_without_a_word_of_the_translation(script: Callable[[s
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "--master" in done.stdout
-
-
-# --- real runs --------------------------------------------------------------------------------
-
-
-def start_line(out: Path) -> dict[str, Any]:
-    return json.loads((out / "log.jsonl").read_text().splitlines()[0])
-
-
-def told_by(stderr: str) -> list[str]:
-    return [line for line in stderr.splitlines() if line.startswith("note: -")]
-
-
-@pytest.mark.slow
-def test_a_command_trains_in_two_processes_on_the_cpu(
-    run: Run, shards: Path, tmp_path: Path
-) -> None:
-    done = run("resnet", "train", *SMALL, "--nproc_per_node", 2, "--lr", 0.016, "--epoch", 1,
-               "--dataset_path", shards, *MIXED.split(), "--num_workers", 1, "--step", 2,
-               "--profiler", False, "--out", tmp_path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = told_by(done.stderr)
-    assert len(told) == len(set(told)) == 9  # the processes repeat none
-    assert sum("bf16" in line for line in told) == 1
-    started = start_line(tmp_path)
-    assert (started["device"], started["precision"]) == ("cpu", "bf16")
-    assert (started["plan"]["world"], started["plan"]["global_batch"]) == (2, 8)
-    assert [started["config"][name] for name in ("model", "lr", "epochs", "max_steps")] == [
-        "resnet18", 0.016, 1, 2
-    ]  # fmt: skip
-    assert (tmp_path / "last.pt").exists()
-
-
-def test_class_folders_are_trained_from_their_shards_beside_them(
-    run: Run, archives: Any, tmp_path: Path
-) -> None:
-    """The one command that the refusal names makes the same command line work."""
-    folders = tmp_path / "image net"
-    assert run("imagenet-prep", "extract", archives.train.parent, "--out", folders).returncode == 0
-    command = ("train", *SMALL, "--lr", 0.01, "--dataset_path", f"{folders}/", "--step", 1,
-               "--out", tmp_path / "run")  # fmt: skip
-    done = run("resnet", *command)
-    assert done.returncode == 2
-    (told,) = done.stderr.splitlines()
-    remedy = shlex.split(told.split("`")[1])
-    assert run(*remedy).returncode == 0
-    done = run("resnet", *command)
-    assert done.returncode == 0, done.stderr
-    assert f"{folders}-shards here, the shards beside the class folders" in done.stderr
-    assert start_line(tmp_path / "run")["precision"] == "fp32"
-
-
-@pytest.mark.slow
-def test_the_pair_of_commands_trains_on_two_machines(
-    start: Callable[..., subprocess.Popen[str]], shards: Path, tmp_path: Path
-) -> None:
-    """Two agents on this machine, each with one process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    agents = [
-        start("resnet", "train", "--nnode", 2, "--node_rank", rank, "--master_addr", "127.0.0.1",
-              "--master_port", port, "--nproc_per_node", 1, *SMALL, "--lr", 0.016, "--epoch", 1,
-              "--dataset_path", shards, *MIXED.split(), "--step", 2, "--out", tmp_path)
-        for rank in (0, 1)
-    ]  # fmt: skip
-    for agent in agents:
-        _, stderr = agent.communicate(timeout=300)
-        assert agent.returncode == 0, stderr
-        assert len(told_by(stderr)) == 10
-    assert start_line(tmp_path)["plan"]["world"] == 2
-
-
-@pytest.mark.slow
-def test_under_another_launcher_the_first_process_tells(
-    script: Callable[[str], str], shards: Path, tmp_path: Path
-) -> None:
-    torchrun = Path(sys.executable).with_name("torchrun")
-    command = [torchrun, "--standalone", "--nproc-per-node", 2, "--no-python", script("resnet"),
-               "train", *SMALL, "--shards", shards, "--step", 1, "--out", tmp_path]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(told_by(done.stderr)) == 3

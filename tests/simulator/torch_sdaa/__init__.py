@@ -2,8 +2,9 @@
 
 Written after the spellings in the vendor's published code, never checked against the real
 package. It is stricter than need be where the cards are known or feared to be: no float64 on
-the device, fp16 autocast only, no DataParallel, reductions of floats only. simulator.cpp is
-the device; SDAA_SIMULATOR names its library, SDAA_VISIBLE_DEVICES lists the devices.
+the device, fp16 autocast only, no DataParallel, reductions of float32 only. simulator.cpp is
+the device; SDAA_SIMULATOR names its library, SDAA_SIMULATOR_DEVICES says how many there are (4),
+SDAA_VISIBLE_DEVICES chooses among them. There is no torch_sdaa.models.
 """
 
 import os
@@ -22,8 +23,9 @@ def _register() -> None:
 
     torch._register_device_module("sdaa", _device)
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
-    from torch_sdaa import amp, tccl
+    from torch_sdaa import amp, optim, tccl
 
+    assert optim
     _device.amp = amp
     sys.modules["torch.sdaa.amp"] = amp
     torch.distributed.Backend.register_backend("tccl", tccl.create, devices=["sdaa"])

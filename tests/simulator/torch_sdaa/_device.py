@@ -1,4 +1,9 @@
-"""What `torch.sdaa` is: torch.cuda's functions that the vendor's code uses, on the stand-in."""
+"""What `torch.sdaa` is: torch.cuda's functions that the vendor's code uses, on the stand-in.
+
+SDAA_SIMULATOR_LOST names a device that is there and does not answer.
+"""
+
+import os
 
 import torch
 from torch import Tensor
@@ -41,6 +46,8 @@ def current_device() -> int:
 
 
 def set_device(device: "int | str | torch.device") -> None:
+    if str(_index(device)) == os.environ.get("SDAA_SIMULATOR_LOST"):
+        raise RuntimeError("sdaaErrorDeviceLost: heartbeat of the device is gone")
     _simulator.set_device(_index(device))
 
 
@@ -72,6 +79,34 @@ def Event(*, enable_timing: bool = False) -> torch.Event:  # noqa: N802 - the ve
     return torch.Event("sdaa", enable_timing=enable_timing)
 
 
+def Stream(device: "int | torch.device | None" = None) -> torch.Stream:  # noqa: N802 - as above
+    return torch.Stream(torch.device("sdaa", _index(device)))
+
+
+def current_stream(device: "int | torch.device | None" = None) -> torch.Stream:
+    return Stream(device)
+
+
+default_stream = current_stream
+
+
+class stream:  # noqa: N801 - the vendor's name
+    """Give work to a stream for a while: here all work is over when the call returns."""
+
+    def __init__(self, stream: torch.Stream) -> None:
+        assert stream.device.type == "sdaa", stream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def initial_seed() -> int:
+    return int(_simulator.initial_seed(current_device()))
+
+
 def manual_seed(seed: int) -> None:
     _simulator.seed(current_device(), seed & (2**63 - 1))
 
@@ -96,6 +131,29 @@ def get_rng_state_all() -> list[Tensor]:
 def set_rng_state_all(states: list[Tensor]) -> None:
     for index, state in enumerate(states):
         set_rng_state(state, index)
+
+
+class _Generator:
+    """A device's own generator, as far as code that saves and seeds it goes."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def manual_seed(self, seed: int) -> "_Generator":
+        _simulator.seed(self._index, seed & (2**63 - 1))
+        return self
+
+    def initial_seed(self) -> int:
+        return int(_simulator.initial_seed(self._index))
+
+    def get_state(self) -> Tensor:
+        return get_rng_state(self._index)
+
+    def set_state(self, state: Tensor) -> None:
+        set_rng_state(state, self._index)
+
+
+default_generators = [_Generator(index) for index in range(device_count())]
 
 
 def memory_allocated(device: "int | torch.device | None" = None) -> int:

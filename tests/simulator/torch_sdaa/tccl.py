@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import AllgatherOptions
 
 _KEPT = 8  # calls whose tensors are kept, so that gloo's thread is not the last to let one go
 
@@ -26,6 +27,11 @@ class Tccl(dist.ProcessGroup):
     def getBackendName(self) -> str:  # noqa: N802 - torch's name
         return "tccl"
 
+    @property
+    def _device_types(self) -> list[torch.device]:
+        """Where torch's collectives of objects put their bytes."""
+        return [torch.device("sdaa")]
+
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:
         options = opts or dist.AllreduceOptions()
         for tensor in tensors:
@@ -40,10 +46,17 @@ class Tccl(dist.ProcessGroup):
         self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None
     ) -> dist.Work:
         given = [self._on_cpu(each) for each in outputs]
-        options = opts or dist.AllgatherOptions()
+        options = opts or AllgatherOptions()
         return self._run(
             self._gloo.allgather, given, self._on_cpu(inputs), options, result=outputs[0]
         )
+
+    def _allgather_base(self, output: Tensor, given: Tensor, opts: Any) -> dist.Work:
+        """Into one tensor, as torch gathers objects."""
+        parts = list(output.view(self.size(), -1).unbind())
+        return self.allgather([parts], [given.view(-1)], opts)
+
+    all_gather_single = _allgather_base  # what newer versions call it
 
     def barrier(self, opts: Any = None) -> dist.Work:
         return self._run(self._gloo.barrier, opts or dist.BarrierOptions(), result=[])
@@ -66,7 +79,7 @@ class Tccl(dist.ProcessGroup):
 
 def _check_reduction(tensor: Tensor, operation: Any) -> None:
     """What nobody was seen to do on the cards is an error, so that nothing comes to need it."""
-    if not tensor.is_floating_point():
+    if tensor.dtype != torch.float32:
         raise RuntimeError(f"tccl is not known to reduce {tensor.dtype}")
     if operation == dist.ReduceOp.AVG:
         raise RuntimeError("tccl is not known to reduce by AVG")

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image, ImageFont
 
-from prep.inspection.typeface import find_typeface
+from shards.typeface import find_typeface
 
 NAME = "American Staffordshire terrier"
 TEXTS = (
@@ -83,7 +83,7 @@ def test_pillow_without_freetype_draws_too() -> None:
         "import sys\n"
         "sys.modules['PIL._imagingft'] = None\n"
         "from PIL import Image\n"
-        "from prep.inspection.typeface import find_typeface\n"
+        "from shards.typeface import find_typeface\n"
         "for size in (16, 20, 36):\n"
         "    face = find_typeface('hook')(size)\n"
         "    assert size <= face.height <= size + 11, face\n"

@@ -39,6 +39,6 @@ def problem(what: str, found: str, remedy: str) -> Finding:
     return Finding(what=what, status=Status.PROBLEM, found=found, remedy=remedy)
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 card`, `1,282 shards`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 card`, `1,282 shards`; `plural` where it is not the noun and an s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {plural or noun + 's'}"

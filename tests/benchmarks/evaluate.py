@@ -1,0 +1,167 @@
+"""An evaluation's pictures by our loader and by the usual pipeline of PIL, same work, one run.
+
+From files to normalised float32 batches of 64: short side 256 (antialiased bilinear), the central
+224 x 224, ImageNet's means and deviations. Everything is in this process but the workers of torch's
+DataLoader; each way has done a whole epoch before its first figure, and ways take turns. Sections
+can be named, all is the default:
+
+  rate       images/s. `ours` is our loader with as many threads as cores on shards of the pictures,
+             made as `imagenet-prep shard` makes them; PIL is torchvision's ImageFolder with Resize,
+             CenterCrop, ToTensor and Normalize on the same pictures as files, in this process alone
+             (the way of the vendor's example of its inference engine) and with 2 workers
+  agreement  pictures, in per cent, whose best class is the same by both ways of preparing them.
+             The network is --checkpoint, of `resnet train`; without it a ResNet-18 with random
+             weights whose answers are centred over all pictures, so that they lie close together
+
+--quick takes a tenth of the pictures and two rounds. Name pictures of real size by --images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from _bench import Bench, parse_sections, pictures, run_sections
+from _pictures import Setup
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
+
+from shards.cores import available_cores
+from shards.dataset import Dataset
+from shards.loader import Loader
+from shards.transform import EvalTransform
+from training.batches import MEAN, STD, Normalizer
+from training.model import build_model
+from training.results.saved import open_saved
+
+BATCH = 64
+WORKERS = 2
+TRANSFORM = EvalTransform(image_size=224, resize=256)
+
+Batches = Callable[[], Iterator[torch.Tensor]]
+
+
+def rate(setup: Setup) -> Iterator[Bench]:
+    bench = setup.bench("evaluation's pictures")
+    with contextlib.ExitStack() as stack:
+        ways = {
+            "ours": stack.enter_context(ours(setup, TRANSFORM)),
+            "PIL, one process": usual(setup, TRANSFORM, 0),
+            f"PIL, DataLoader with {WORKERS} workers": usual(setup, TRANSFORM, WORKERS),
+        }
+        for batches in ways.values():
+            timed(batches)
+        bench.measure({name: lambda way=way: timed(way) for name, way in ways.items()})
+    yield bench
+
+
+def timed(batches: Batches) -> float:
+    """Images/s of an epoch."""
+    started = time.perf_counter()
+    count = sum(len(batch) for batch in batches())
+    return count / (time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def ours(setup: Setup, transform: EvalTransform) -> Iterator[Batches]:
+    normalize = Normalizer(torch.device("cpu"))
+    with (
+        Dataset.open(setup.ordinary) as dataset,
+        Loader(
+            dataset, transform, global_batch=BATCH, shuffle="none", threads=available_cores()
+        ) as loader,
+    ):
+        yield lambda: (normalize(batch.images.permute(0, 3, 1, 2)) for batch in loader.epoch(0))
+
+
+def files(setup: Setup, transform: EvalTransform) -> ImageFolder:
+    return ImageFolder(
+        setup.tree,
+        Compose(
+            [
+                Resize(transform.resize, InterpolationMode(transform.interpolation)),
+                CenterCrop(transform.image_size),
+                ToTensor(),
+                Normalize(MEAN, STD),
+            ]
+        ),
+    )
+
+
+def usual(setup: Setup, transform: EvalTransform, workers: int) -> Batches:
+    loader: DataLoader[Any] = DataLoader(
+        files(setup, transform),
+        BATCH,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    return lambda: (images for images, _ in loader)
+
+
+# --- agreement ---
+
+
+def agreement(setup: Setup) -> Iterator[Bench]:
+    network, transform = chosen(setup.options)
+    bench = setup.bench("equal top-1", "% of the pictures")
+    with ours(setup, transform) as batches, Dataset.open(setup.ordinary) as dataset:
+        mine = answers(network, batches)
+        keys = [key.decode() for key in dataset.keys.tolist()]
+    theirs = answers(network, usual(setup, transform, 0))
+    places = {
+        Path(path).stem: place for place, (path, _) in enumerate(files(setup, transform).samples)
+    }
+    theirs = theirs[[places[key] for key in keys]]
+    if setup.options.checkpoint is None:
+        centre = mine.mean(0)
+        mine, theirs = mine - centre, theirs - centre
+    same = (mine.argmax(1) == theirs.argmax(1)).double().mean().item()
+    bench.add("ours and PIL", 100 * same)
+    yield bench
+    apart = setup.bench("logits", "largest difference, as a share of the largest logit")
+    apart.add("ours and PIL", ((mine - theirs).abs().max() / theirs.abs().max()).item())
+    yield apart
+
+
+def chosen(options: argparse.Namespace) -> tuple[torch.nn.Module, EvalTransform]:
+    """The network that is asked, and how it wants its pictures."""
+    if options.checkpoint is not None:
+        saved = open_saved(options.checkpoint)
+        assert saved.network is not None
+        return saved.network, saved.transform
+    return build_model("resnet18", 1000).eval(), TRANSFORM
+
+
+def answers(network: torch.nn.Module, batches: Batches) -> torch.Tensor:
+    """Logits of all pictures, in their order."""
+    with torch.no_grad():
+        return torch.cat([network(batch) for batch in batches()])
+
+
+SECTIONS = {section.__name__: section for section in (rate, agreement)}
+
+
+def main() -> None:
+    options = parse_sections(__doc__, SECTIONS, count=2000, checkpoint=True)
+    with tempfile.TemporaryDirectory(dir=options.disk) as disk:
+        folder = Path(disk)
+        setup = Setup(options=options, images=pictures(options, folder), folder=folder)
+        run_sections(SECTIONS, setup, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Signals become a request, and all processes come to the same verdict after the same step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shards.errors import UsageError
+from training.config import minutes_of
+from training.device import choose
+from training.distributed import World, joined
+from training.stopping import STOPPED, Signals, Stopped
+from training.verdict import Agreement, Verdict
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_leaves_a_note_and_handlers_are_put_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Signals() as signals:
+        assert signals.received is None
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # passed on by somebody else as well: the same one
+        assert signals.received == number.name
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from training import stopping\n"
+        "stopping.SAME_SECONDS = 0.0\n"
+        "with stopping.Signals() as signals:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    while time.monotonic() <= signals._received_at: pass\n"
+        "    print(signals.received, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here')\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "SIGTERM\n")
+
+
+def test_being_stopped_has_an_exit_code_of_its_own() -> None:
+    assert (STOPPED, Stopped("saved").exit_code) == (75, 75)
+
+
+def agreement(world: World, signals: Signals, **limits: Any) -> Agreement:
+    given = {"started": time.monotonic(), "max_minutes": None, "save_minutes": None} | limits
+    return Agreement(world, signals, **given)
+
+
+def test_alone_the_clock_and_signals_decide() -> None:
+    signals = Signals()
+    assert agreement(ALONE, signals).after_step() is Verdict.GO_ON
+    late = agreement(ALONE, signals, started=time.monotonic() - 61, max_minutes=1.0)
+    assert late.after_step() is Verdict.STOP_BY_TIME
+    saving = agreement(ALONE, signals, save_minutes=1e-9)
+    assert saving.after_step() is Verdict.SAVE
+    signals.received = "SIGTERM"
+    assert late.after_step() is Verdict.STOP_BY_SIGNAL
+
+
+def steps_until_all_stop(told_rank: int, told_step: int) -> list[int]:
+    """The step after which this process stops; one of them is told to after `told_step`.
+
+    Steps take nothing here, so the period between two exchanges becomes the longest there is.
+    """
+    with joined(choose("cpu")) as world:
+        signals = Signals()
+        agreed = agreement(world, signals)
+        for step in range(1, 5000):
+            if (world.rank, step) == (told_rank, told_step):
+                signals.received = "SIGTERM"
+            if agreed.after_step() is Verdict.STOP_BY_SIGNAL:
+                return [step]
+        return []
+
+
+def test_all_processes_stop_after_the_same_step_whoever_was_told(ranks: Any) -> None:
+    first, *others = ranks.run(steps_until_all_stop, 1, 40, world=3)
+    assert 40 <= first[0] <= 1100
+    assert others == [first, first]
+
+
+def clock_of_rank_0() -> list[str]:
+    with joined(choose("cpu")) as world:
+        started = time.monotonic() - (100 if world.is_main else 0)
+        return [agreement(world, Signals(), started=started, max_minutes=1.0).now().name]
+
+
+def test_the_clock_is_that_of_rank_0(ranks: Any) -> None:
+    assert ranks.run(clock_of_rank_0, world=2) == [["STOP_BY_TIME"]] * 2
+
+
+def test_a_time_limit_is_minutes_or_as_slurm_writes_it() -> None:
+    assert [minutes_of(text) for text in ("90", "0.5", "01:30:30")] == [90, 0.5, 90.5]
+    for text in ("", "soon", "1:2", "1:2:3:4", "a:b:c"):
+        with pytest.raises(UsageError, match="--max-time"):
+            minutes_of(text)
+
+
+def test_the_slurm_example_hands_a_stopped_run_back_to_the_queue(tmp_path: Path) -> None:
+    """The script of training/README.md, with stand-ins for the trainer and Slurm's scontrol."""
+    readme = (Path(__file__).parents[2] / "training" / "README.md").read_text()
+    script = next(part for part in readme.split("```\n") if part.startswith("#!/bin/bash"))
+    (tmp_path / "job.sh").write_text(script)
+    stands = {
+        "resnet": f"trap 'exit {STOPPED}' USR1\ntouch started\nwhile :; do sleep 0.01; done\n",
+        "scontrol": 'echo "$@" > asked\n',
+    }
+    for name, body in stands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
+    job = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment)
+    while not (tmp_path / "started").exists():
+        assert job.poll() is None
+    job.send_signal(signal.SIGUSR1)  # as --signal=B:USR1@120 does: the batch shell alone
+    assert job.wait(timeout=60) == STOPPED
+    assert (tmp_path / "asked").read_text() == "requeue 42\n"

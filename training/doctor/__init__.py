@@ -1,0 +1,1 @@
+"""What is wrong with the devices of this machine, and between machines."""
