@@ -2038,8 +2038,9 @@ def evaluate(
     processes = processes_here(options["device"], cards, nproc or (None if cards else 1))
     shards = _with_index(shards, ("val",))
     _launch_if_several(processes, join_seconds=join_timeout)
+    from shards.durable import check_writable
     from training.results.evaluation import evaluate_saved
-    from training.results.predictions import check_writable, write_predictions
+    from training.results.predictions import write_predictions
 
     if save_predictions is not None:
         check_writable(save_predictions)
@@ -2255,10 +2256,10 @@ def predict(
     MODEL is whatever `resnet eval` takes. Pictures are anything that Pillow reads, prepared as in
     an evaluation. One that cannot be read is named, the others are answered, and it exits with 1.
     """
+    from shards.durable import check_writable
     from shards.errors import UsageError
     from training.results.predict import STANDARD_INPUT, find_pictures
     from training.results.predict import predict as ask
-    from training.results.predictions import check_writable
     from training.results.saved import open_saved
 
     if len(engines) > 1:
@@ -2447,10 +2448,10 @@ def export(
     Weights have torchvision's names. Class names, normalisation, resize and crop are in the
     metadata of ONNX and safetensors. Needs the extra `export`.
     """
+    from shards.durable import check_writable
     from shards.errors import UsageError
     from training.export import OnnxOptions, export_onnx
     from training.export_weights import export_weights, format_of
-    from training.results.predictions import check_writable
     from training.results.saved import View, open_saved
 
     chosen = format_of(out) if form is None else form

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.errors import ToolError
+from shards.errors import ToolError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
 RECORDS = ".imagenet-prep"
@@ -30,6 +30,15 @@ def named(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place for a file before work is spent on it. Raises UsageError."""
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(
+            f"{path} cannot be written: give a file in a folder that can be written to"
+        )
 
 
 def temporary_name(path: Path) -> Path:

@@ -14,8 +14,6 @@ from typing import Literal
 from torch import Tensor
 
 from shards.errors import ToolError
-from shards.loader import Loader
-from shards.stream import StreamLoader
 from training.batches import DeviceBatch, on_device
 from training.checkpoint import Best, load_checkpoint
 from training.distributed import from_main
@@ -28,7 +26,7 @@ from training.saving import Saver
 from training.session import Session
 from training.state import TrainState
 from training.step import Stepper
-from training.train_set import eval_transform, order_of_epoch
+from training.train_set import TrainLoader, eval_transform, order_of_epoch
 from training.verdict import Agreement, Verdict
 
 Outcome = Literal["finished", "max-steps", "patience", "signal", "max-time"]
@@ -52,7 +50,7 @@ class Loop:
         self,
         session: Session,
         *,
-        loader: Loader | StreamLoader,
+        loader: TrainLoader,
         state: TrainState,
         reporter: Reporter,
         saver: Saver,

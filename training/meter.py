@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shards.loader import Loader
-from shards.stream import StreamLoader
 from training.distributed import World, sum_floats
+from training.train_set import TrainLoader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Interval:
 class Meter:
     """Adds up steps until it is read."""
 
-    def __init__(self, world: World, loader: Loader | StreamLoader) -> None:
+    def __init__(self, world: World, loader: TrainLoader) -> None:
         self._world = world
         self._loader = loader
         self.restart()

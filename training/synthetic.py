@@ -13,6 +13,8 @@ from shards.order import rank_slice
 from shards.render import Tally
 
 SYNTHETIC: Final = "synthetic:"  # in the place of shards without an index
+# What a command says when it makes a SyntheticLoader.
+NOTHING_LEARNT: Final = "one batch of noise is trained on over and over: only the speed means much"
 
 
 class SyntheticLoader:

@@ -23,6 +23,7 @@ from training.config import TrainConfig, config_values
 from training.distributed import World
 from training.order_digest import digest_of, expected_digest
 from training.recipes import Recipe
+from training.synthetic import SYNTHETIC, SyntheticLoader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Streamed:
 
 
 TrainSet: TypeAlias = Dataset | Streamed
+TrainLoader: TypeAlias = Loader | StreamLoader | SyntheticLoader
 
 
 def samples_of_epoch(train_set: TrainSet, global_batch: int) -> int:
@@ -103,7 +105,7 @@ def eval_transform(
 
 def make_loader(
     train_set: TrainSet, config: TrainConfig, world: World, *, pin_memory: bool
-) -> Loader | StreamLoader:
+) -> TrainLoader:
     """The loader of this process. Raises UsageError where a stream cannot be cut so."""
     recipe = config.recipe
     transform = train_transform(recipe)
@@ -120,6 +122,16 @@ def make_loader(
             threads=config.threads,
             pin_memory=pin_memory,
             image_size=lambda epoch, _step: config.image_size_at(epoch),
+        )
+    if train_set.urls == SYNTHETIC:
+        return SyntheticLoader(
+            image_size=recipe.image_size,
+            global_batch=config.global_batch,
+            steps=train_set.steps,
+            classes=len(train_set.classes),
+            rank=world.rank,
+            world=world.size,
+            pin_memory=pin_memory,
         )
     if recipe.start_size not in (0, recipe.image_size):
         raise UsageError(

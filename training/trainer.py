@@ -45,6 +45,7 @@ from training.saving import Saver
 from training.session import Record, Session
 from training.state import TrainState
 from training.stopping import Signals, Stopped
+from training.synthetic import NOTHING_LEARNT, SYNTHETIC
 from training.train_set import Streamed, TrainSet, make_loader
 from training.verdict import Agreement
 
@@ -358,7 +359,8 @@ def _announce(
 ) -> None:
     """Say from where the run goes on, and log what it will do."""
     if isinstance(session.train_set, Streamed):
-        session.progress.note(INEXACT)
+        made_up = session.train_set.urls == SYNTHETIC
+        session.progress.note(NOTHING_LEARNT if made_up else INEXACT)
     if start is not None:
         for problem in start.problems:
             session.progress.note(f"{problem}; going back to {start.path.name}")

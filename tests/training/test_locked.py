@@ -21,7 +21,7 @@ from training.recipes import find_recipe
 from training.trainer import train
 
 PLAIN = Path(__file__).parents[1] / "proof" / "plain.py"
-EPOCHS, BATCH, SIZE, SEED = 17, 17, 32, 5  # 51 images: 3 steps an epoch, none dropped
+EPOCHS, BATCH, SIZE, SEED = 17, 17, 64, 5  # 51 images: 3 steps an epoch, none dropped
 
 
 @pytest.mark.slow

@@ -228,6 +228,16 @@ def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_drawn(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "a.html"):
+        with pytest.raises(UsageError, match="cannot be written"):
+            write_report(runs, tmp_path / "a.html", png=place)
+    assert not (tmp_path / "a.html").exists()
+
+
 def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / name / "run", history(1)) for name in ("a", "b")]
     assert [run.name for run in read_runs(paths)] == ["a/run", "b/run"]

@@ -378,12 +378,10 @@ def losses(shards: Path, out: Path, options: dict[str, Any]) -> list[float]:
     return [record["loss"] for record in log_of(out) if record["kind"] == "step"]
 
 
-def test_parts_and_deterministic_algorithms_train_the_same(shards: Path, tmp_path: Path) -> None:
-    """The first loss is that of the same weights, but for batch norm, which sees the parts."""
-    first, second = losses(shards, tmp_path, {"accumulate": 2, "deterministic": True})
-    whole = losses(shards, tmp_path / "whole", {})
-    assert first == pytest.approx(whole[0], rel=0.05)
-    assert second == pytest.approx(whole[1], rel=0.5)
+def test_a_run_computes_in_parts_by_deterministic_algorithms(shards: Path, tmp_path: Path) -> None:
+    """That parts add up to the same gradient is tested in test_step.py."""
+    assert len(losses(shards, tmp_path, {"accumulate": 2, "deterministic": True})) == 2
+    assert log_of(tmp_path)[0]["plan"]["accumulate"] == 2
     assert not torch.are_deterministic_algorithms_enabled()
 
 

@@ -61,6 +61,7 @@ PLOTS = (
         curves=(
             Curve(kind="step", key="loss", name="training"),
             Curve(kind="eval", key="loss", name="validation"),
+            Curve(kind="eval", key="loss", name="validation, averaged weights", averaged=True),
         ),
         may_be_log=True,
     ),
@@ -153,9 +154,14 @@ class Figure:
     time_unit: TimeUnit
 
     @property
-    def is_log(self) -> bool:
+    def span(self) -> float:
+        """The largest value as a multiple of the least; 0 where that is none."""
         values = [value for each in self.series for value in each.values]
-        return self.plot.may_be_log and min(values) > 0 and max(values) > 10 * min(values)
+        return max(values) / min(values) if min(values) > 0 else 0.0
+
+    @property
+    def is_log(self) -> bool:
+        return self.plot.may_be_log and self.span > 10
 
 
 def figures_of(runs: Sequence[Run]) -> list[Figure]:

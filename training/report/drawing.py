@@ -22,6 +22,7 @@ BOX = (46, 10, 344, 184)  # of its axes: left, top, width, height
 COLOURS = 6
 _LEGEND_ROW = 22  # units
 _COLUMNS = 3
+_FEW_DECADES = 300.0  # up to this span an axis has room for 2 and 5 between powers of ten
 _LEAST_PERCENT = 5.0  # that an axis of a share reaches
 
 # A run's dashes: the first three runs have none, the next three short ones, ...
@@ -147,7 +148,8 @@ def _draw(axes: Any, figure: Figure, by: By, theme: Theme) -> None:
     if figure.is_log:
         ticker = load_extra("matplotlib.ticker", needed_by="report", extra="report")
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        few = figure.span < _FEW_DECADES
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if few else (1,)))
     elif figure.plot.from_zero:
         most = 1.06 * max(value for series in figure.series for value in series.values)
         least = _LEAST_PERCENT if figure.plot.unit == "%" else 0.0  # a hundredth is no alarm

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.durable import atomic_write_bytes
+from shards.durable import atomic_write_bytes, check_writable
 from shards.errors import UsageError
 from training.report.curves import figures_of
 from training.report.drawing import png as drawn_png
@@ -48,6 +48,9 @@ def write_report(
             "--shards gives the pictures of wrong answers, and there are none without "
             "--predictions FILE (from `resnet eval --save-predictions FILE`)"
         )
+    for place in (out, png):
+        if place is not None:
+            check_writable(place)
     found = read_runs(runs)
     answers = [read_predictions(path, mistakes=mistakes) for path in predictions]
     pictures = [None if shards is None else thumbnails(each, shards) for each in answers]

@@ -32,7 +32,7 @@ _REPLICAS: Final = 4
 # The vendor's passes over the graph, in the folder of PASS_PATH: the one made for ResNets, and
 # the one for networks that have none of their own.
 _PASSES: Final = ("resnet/resnet_pass.py", "default_pass.py")
-_QUIET: Final = 3  # onnxruntime's severity of errors
+_QUIET: Final = 4  # of onnxruntime: what it fails of is said by us
 
 
 class OnnxEngine:

@@ -9,23 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 from shards.durable import atomic_file
-from shards.errors import UsageError
 from training.results.evaluation import Result, Results
 
 _DIGITS = 6  # of a probability: float32 has no more to say
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a place for a result before work is spent on it. Raises UsageError."""
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(
-            f"{path} cannot be written: give a file in a folder that can be written to"
-        )
 
 
 def write_predictions(path: Path, results: Results, result: Result) -> None:
