@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import cli
 from shards.errors import DamagedData, ToolError, UsageError
+from training.commands.train import _kind
 from training.config import TrainConfig, config_values, derived, resolve
 from training.config_file import config_text, read_config
 from training.recipes import RECIPES, Recipe, find_recipe, recipe_values
@@ -201,9 +202,7 @@ def test_a_configuration_written_down_is_read_again(tmp_path: Path) -> None:
     settings = {"mixup": 0.2, "grow": [0.1, 0.5], "start_size": 128, "nesterov": True}
     made = config(recipe="nvidia-90", settings=settings, epochs=7, image_size=160, stem="small")
     parameters: list[click.Parameter] = cli.resnet.commands["train"].params
-    options = {
-        str(each.name): cli._kind(each) for each in parameters if isinstance(each, click.Option)
-    }
+    options = {str(each.name): _kind(each) for each in parameters if isinstance(each, click.Option)}
     values = read_config(written(tmp_path, config_text(made)), options)
     again = {name: values.pop(name) for name in list(values) if name not in SETTINGS}
     assert config(settings=values, **again) == dataclasses.replace(made, lr_from_recipe=False)

@@ -1,0 +1,1 @@
+"""The commands of imagenet-prep: options in, one call, the result out."""

@@ -1,0 +1,423 @@
+"""`resnet train`, with the command lines of the vendor's launcher as well."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shards.console import (
+    PATH,
+    Command,
+    Function,
+    LiveProgress,
+    command,
+    emit,
+    refuse_strangers,
+    say,
+    showing_progress,
+)
+from training.commands.base import RankCommand, speaks_first
+from training.commands.options import (
+    affinity_option,
+    amp_option,
+    batch_size_option,
+    cards_option,
+    device_option,
+    image_size_option,
+    join_timeout_option,
+    loader_threads_option,
+    master_option,
+    node_rank_option,
+    nodes_option,
+    nproc_option,
+)
+from training.commands.processes import launch_if_several, take_place, with_index
+
+if TYPE_CHECKING:
+    from shards.progress import Progress
+    from training.affinity import Affinity
+    from training.config import OnNonfinite, Stem
+    from training.device import AmpRequest, DeviceRequest
+
+
+class _TrainCommand(RankCommand):
+    """`resnet train`, which takes the command lines of the vendor's launcher as well."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # a shell completes a line that is not whole yet
+            return super().parse_args(ctx, args)
+        refuse_strangers()
+        from shards.errors import UsageError
+        from training.vendor import translate
+
+        try:
+            translated, speaks = translate(args), speaks_first()
+        except UsageError as error:
+            self.report(error)
+            ctx.exit(error.exit_code)
+        if translated.notices and speaks:
+            for notice in translated.notices:
+                say(f"note: {notice}")
+        return super().parse_args(ctx, translated.argv)
+
+
+def _settings(function: Function) -> Function:
+    """Options that set single values of the recipe, and --config, which can set all of them."""
+    texts: dict[str, tuple[object, str]] = {
+        "--optimizer": (click.Choice(["sgd", "lars", "lamb"]), "lars, lamb: timm's."),
+        "--momentum": (float, ""),
+        "--weight-decay": (float, ""),
+        "--schedule": (
+            click.Choice(["cosine-by-epoch", "cosine", "step", "poly", "triangular"]),
+            "Form of the learning rate after warm-up.",
+        ),
+        "--warmup-epochs": (int, "All of them, instead of the recipe's."),
+        "--label-smoothing": (float, ""),
+        "--mixup": (float, "Alpha; 0 for none. With --cutmix too, a batch gets one of the two."),
+        "--cutmix": (float, "Alpha; 0 for none."),
+        "--rand-augment": (float, "Magnitude, 0 to 10, of timm's rand-m...-mstd0.5-inc1."),
+        "--ema-decay": (float, "Average the weights with this decay a step, as 0.9999."),
+        "--eval-size": (int, "Pixels a side of the evaluation crop."),
+    }
+    for option, (kind, text) in reversed(texts.items()):
+        said = f"{text}  [default: the recipe's]".strip()
+        function = click.option(option, type=kind, help=said)(function)
+    return click.option(
+        "--config",
+        "config_file",
+        type=PATH,
+        metavar="FILE.toml",
+        is_eager=True,
+        callback=_read_config,
+        help="Take options and any value of the recipe from FILE, by their names, as `lr = 0.5`. "
+        "The command line goes before it.",
+    )(function)
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> dict[str, object]:
+    """The recipe's values in a file; options that are in it become these options' defaults."""
+    if path is None or ctx.resilient_parsing:
+        return {}
+    from shards.errors import ToolError
+    from training.config_file import read_config
+
+    options = {
+        str(each.name): _kind(each)
+        for each in ctx.command.params
+        if isinstance(each, click.Option)
+        and each.expose_value
+        and each.name not in ("config_file", "as_json")
+    }
+    try:
+        values = read_config(path, options)
+    except ToolError as error:
+        assert isinstance(ctx.command, Command)
+        ctx.command.report(error)
+        ctx.exit(error.exit_code)
+    ctx.default_map = {name: value for name, value in values.items() if name in options}
+    return {name: value for name, value in values.items() if name not in options}
+
+
+def _kind(option: click.Option) -> type:
+    """What an option's value is in a file."""
+    if option.is_flag:
+        return bool
+    if isinstance(option.type, click.types.IntParamType):
+        return int
+    return float if isinstance(option.type, click.types.FloatParamType) else str
+
+
+@command("train", _TrainCommand)
+@click.option(
+    "--shards",
+    required=True,
+    help="Folder of `imagenet-prep shard` or `imagenet-prep index`: train/ and val/; or one with "
+    "class folders, which are indexed once. With --steps-per-epoch shards without an index: "
+    "'DIR/x-{000..099}.tar', 'pipe:COMMAND', -.",
+)
+@click.option(
+    "--steps-per-epoch",
+    type=int,
+    help="Train from shards without an index, inexactly: they are drawn with replacement, and so "
+    "many steps are an epoch.",
+)
+@click.option(
+    "--val",
+    type=PATH,
+    help="With --steps-per-epoch: the folder that has val/, for evaluation and the classes.",
+)
+@click.option(
+    "--label-field",
+    help="With --steps-per-epoch: the label's field in each sample's .json.  [default: .cls]",
+)
+@click.option("--out", type=PATH, help="The run's folder.  [default: runs/MODEL]")
+@click.option("--model", default="resnet50", show_default=True, help="resnet18, 34, 50, 101, 152.")
+@click.option(
+    "--stem",
+    type=click.Choice(["imagenet", "small"]),
+    default="imagenet",
+    show_default=True,
+    help="How the network begins; small is for pictures of about 32 pixels.",
+)
+@click.option(
+    "--init-weights",
+    type=PATH,
+    metavar="FILE",
+    help="Begin with weights of torchvision, timm, the vendor's trainer or another run.",
+)
+@click.option(
+    "--recipe",
+    default="seed",
+    show_default=True,
+    help="Values to start from; `resnet recipes` shows them.",
+)
+@_settings
+@click.option("--epochs", type=int, help="[default: the recipe's, 50 in seed]")
+@batch_size_option
+@click.option(
+    "--lr",
+    type=float,
+    help="Peak learning rate for the global batch, never rescaled.  [default: the recipe's, 0.256 "
+    "x global batch / 256 in seed]",
+)
+@image_size_option
+@device_option
+@amp_option
+@cards_option
+@nproc_option
+@nodes_option
+@node_rank_option
+@master_option
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    help="When a process is killed or crashes, start all of them again from the last checkpoint, "
+    "so many times.  [default: 3 with several processes]",
+)
+@join_timeout_option
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=120.0,
+    show_default=True,
+    help="Time that several processes have to save and end after SIGTERM or SIGUSR1.",
+)
+@affinity_option
+@click.option(
+    "--resume",
+    default="auto",
+    show_default=True,
+    help="auto goes on from the run's last whole checkpoint; never; or a checkpoint's path.",
+)
+@click.option("--seed", type=int, default=1234, show_default=True, help="Of order and weights.")
+@loader_threads_option
+@click.option("--max-steps", type=int, help="Stop, saved, after so many steps of the run.")
+@click.option("--save-steps", type=int, help="Also save every so many steps.  [default: epochs]")
+@click.option("--save-minutes", type=float, help="Also save whenever so many are over.")
+@click.option("--keep", type=int, default=3, show_default=True, help="Checkpoints to keep.")
+@click.option("--log-every", type=int, default=20, show_default=True, help="Steps a log line.")
+@click.option(
+    "--max-time",
+    metavar="MINUTES|HH:MM:SS",
+    help="Stop, saved, after that long, with exit code 75; the same command goes on.",
+)
+@click.option("--patience", type=int, help="End after so many epochs without a better top-1.")
+@click.option(
+    "--accumulate",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Compute each process's share of a step in so many parts, to need less memory.",
+)
+@click.option("--compile", is_flag=True, help="Compile the network (torch.compile).")
+@click.option(
+    "--deterministic", is_flag=True, help="The same bits again on the same device; slower."
+)
+@click.option(
+    "--on-nonfinite",
+    type=click.Choice(["abort", "skip", "rollback"]),
+    default="abort",
+    show_default=True,
+    help="When the loss is no number: stop; skip such steps (waits for the device in each step); "
+    "or go back to the last checkpoint and leave out the steps since the last log line.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write OUT/tensorboard too (extra tensorboard).")
+@click.option("--profile", type=PATH, metavar="DIR", help="Write a torch.profiler trace there.")
+def train(
+    shards: str,
+    steps_per_epoch: int | None,
+    val: Path | None,
+    label_field: str | None,
+    out: Path | None,
+    model: str,
+    stem: Stem,
+    init_weights: Path | None,
+    recipe: str,
+    config_file: dict[str, object],
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    image_size: int | None,
+    device: DeviceRequest,
+    amp: AmpRequest | None,
+    cards: int | None,
+    nproc: int | None,
+    nodes: int,
+    node_rank: int,
+    master: str | None,
+    max_restarts: int | None,
+    join_timeout: float,
+    grace: float,
+    affinity: Affinity,
+    resume: str,
+    seed: int,
+    workers: int | None,
+    max_steps: int | None,
+    save_steps: int | None,
+    save_minutes: float | None,
+    keep: int,
+    log_every: int,
+    max_time: str | None,
+    patience: int | None,
+    accumulate: int,
+    compile: bool,  # noqa: A002 - as the option is called
+    deterministic: bool,
+    on_nonfinite: OnNonfinite,
+    tensorboard: bool,
+    profile: Path | None,
+    as_json: bool,
+    **settings: object,
+) -> None:
+    """Train a ResNet from shards; evaluate exactly after every epoch.
+
+    \b
+    One card (4 SPAs: 4 processes)   resnet train --shards DIR --cards 1
+    Four, eight cards                resnet train --shards DIR --cards 4
+    Two machines                     on each, with its own number K:
+        resnet train --shards DIR --cards 4 --nodes 2 --node-rank K --master HOST:29500
+
+    The run's folder gets checkpoints, best.pt, last.pt and log.jsonl (one object a line). Killed
+    or stopped, the same command goes on with exactly the samples that are left. SIGTERM and
+    SIGUSR1 stop it after a step, saved, with exit code 75; a second one ends it at once.
+
+    Options of the vendor's run_resnet.py (--model_name, --dataset_path, ...) are taken as well.
+    """
+    from training.config import minutes_of, resolve
+    from training.processes import processes_here, world_size
+
+    share = take_place(affinity, join_timeout)
+    processes = processes_here(device, cards, nproc)
+    folder = _folder_to_train_on(shards, steps_per_epoch, val, label_field)
+    config = resolve(
+        shards=folder,
+        stream=None if steps_per_epoch is None else shards,
+        steps_per_epoch=steps_per_epoch,
+        label_field=label_field,
+        out=out or Path("runs") / model,
+        world=world_size(processes, nodes),
+        threads=workers or share,
+        model=model,
+        stem=stem,
+        init_weights=init_weights,
+        recipe=recipe,
+        settings=config_file | {name: each for name, each in settings.items() if each is not None},
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        image_size=image_size,
+        amp=amp or "auto",
+        seed=seed,
+        device=device,
+        max_steps=max_steps,
+        log_every=log_every,
+        save_steps=save_steps,
+        save_minutes=save_minutes,
+        max_minutes=None if max_time is None else minutes_of(max_time),
+        patience=patience,
+        accumulate=accumulate,
+        compile=compile,
+        deterministic=deterministic,
+        on_nonfinite=on_nonfinite,
+        tensorboard=tensorboard,
+        profile=profile,
+        keep=keep,
+        resume="auto" if resume == "auto" else "never" if resume == "never" else Path(resume),
+    )
+    splits = ("train", "val") if steps_per_epoch is None else ("val",)
+    config = dataclasses.replace(config, shards=with_index(folder, splits))
+    launch_if_several(
+        processes,
+        nodes=nodes,
+        node_rank=node_rank,
+        master=master,
+        max_restarts=max_restarts,
+        join_seconds=join_timeout,
+        grace=grace,
+    )
+    from training.trainer import train as run
+
+    with showing_progress() as progress:
+        result = run(config, progress=progress, on_record=partial(_show, progress))
+    if not result.is_main:
+        return
+    lines = [f"{result.last_checkpoint}: {result.epoch} of {config.epochs} epochs, {result.reason}"]
+    if result.best is not None:
+        lines.append(
+            f"{result.best_checkpoint}: top-1 {result.best.top1:.2f} % (epoch {result.best.epoch})"
+        )
+    emit(as_json, vars(result), [*lines, f"{result.log}: metrics, one JSON object a line"])
+
+
+def _folder_to_train_on(
+    shards: str, steps_per_epoch: int | None, val: Path | None, label_field: str | None
+) -> Path:
+    """The folder of the splits that have an index; of shards without one, that of val/."""
+    from shards.errors import UsageError
+
+    if steps_per_epoch is not None:
+        if val is None:
+            raise UsageError(
+                "shards without an index need --val DIR, a folder of `imagenet-prep shard` or "
+                "`imagenet-prep index` with val/: it names the classes, and evaluation is exact"
+            )
+        return val
+    if val is not None or label_field is not None:
+        raise UsageError(
+            "--val and --label-field are for --steps-per-epoch; a folder of shards has its val/ "
+            "and its labels"
+        )
+    if not Path(shards).is_dir() and (shards == "-" or shards.endswith(".tar") or ":" in shards):
+        raise UsageError(
+            f"{shards} has no index: `imagenet-prep index '{shards}' --out DIR` makes one, for "
+            "--shards DIR, or give --steps-per-epoch and --val to train without, inexactly"
+        )
+    return Path(shards)
+
+
+def _show(progress: Progress, record: dict[str, Any]) -> None:
+    """Tell what a reader of the log would look for: the plan, and each epoch's result."""
+    if record["kind"] == "step" and isinstance(progress, LiveProgress):
+        progress.beside = f", loss {record['loss']:.4f}, lr {record['lr']:.4g}"
+    if record["kind"] == "start":
+        say(f"device: {record['device']} ({record['device_reason']}), {record['precision']}")
+        if record["resumed_from"] is not None:
+            say(f"goes on from: {record['resumed_from']}")
+        for name, value in record["plan"].items():
+            say(f"{name.replace('_', ' ')}: {_plain(value)}")
+    if record["kind"] == "eval":
+        say(
+            f"epoch {record['epoch']}: top-1 {record['top1']:.2f} %, top-5 {record['top5']:.2f} %, "
+            f"loss {record['loss']:.4f}" + (", the best so far" if record["best"] else "")
+        )
+
+
+def _plain(value: object) -> str:
+    """A value of the plan: the corners of the learning rate as `epoch 6: 0.032`."""
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return ", ".join(f"epoch {epoch}: {lr:.4g}" for epoch, lr in value)
+    return str(value)
