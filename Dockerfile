@@ -33,7 +33,7 @@ RUN source /etc/imagenet-resnet.sh; \
 WORKDIR /opt/imagenet-resnet
 COPY . .
 RUN source /etc/imagenet-resnet.sh; \
-    make simd EXTRAS=export; \
+    make simd EXTRAS=export,report; \
     imagenet-prep --help > /dev/null; \
     resnet --help > /dev/null
 

@@ -91,6 +91,7 @@ def test_a_training_killed_and_started_again_ends_where_an_undisturbed_one_ends(
         assert torch.equal(tensor, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_one_process_and_three_train_on_the_same_samples(
     run: Run, shards: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_real_imagenet_pictures_go_the_whole_way(
     assert result_of(done)["evaluation"]["samples"] == 60
 
 
+@pytest.mark.slow
 def test_real_cifar_pictures_go_the_whole_way(
     run: Run, real_data: Path, write_folders: Any, tmp_path: Path
 ) -> None:

@@ -46,11 +46,11 @@ class Normalizer:
 
     def __call__(self, images: Tensor) -> Tensor:
         """float32 (n, 3, H, W) in the memory format of `images`."""
-        nhwc = images.permute(0, 2, 3, 1)
-        if not (images.is_cpu and nhwc.is_contiguous()):
+        if not (images.is_cpu and images.is_contiguous(memory_format=torch.channels_last)):
             return images.float().sub_(self._mean).div_(self._std)
         # Over whole rows at once the CPU takes 0.09 ms a picture instead of 0.54: three values
         # that repeat are too few for its vectors.
+        nhwc = images.permute(0, 2, 3, 1)
         count, height, width, channels = nhwc.shape
         mean, std = (each.view(channels).repeat(width) for each in (self._mean, self._std))
         rows = nhwc.reshape(count, height, width * channels).float().sub_(mean).div_(std)

@@ -410,9 +410,12 @@ def _show(progress: Progress, record: dict[str, Any]) -> None:
         for name, value in record["plan"].items():
             say(f"{name.replace('_', ' ')}: {_plain(value)}")
     if record["kind"] == "eval":
+        averaged = record["ema"]
         say(
             f"epoch {record['epoch']}: top-1 {record['top1']:.2f} %, top-5 {record['top5']:.2f} %, "
-            f"loss {record['loss']:.4f}" + (", the best so far" if record["best"] else "")
+            f"loss {record['loss']:.4f}"
+            + (f"; of the averaged weights {averaged['top1']:.2f} %" if averaged else "")
+            + (", the best so far" if record["best"] else "")
         )
 
 
