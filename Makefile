@@ -13,6 +13,7 @@ MODEL ?= resnet50
 CARDS ?= 1
 RUN ?= runs/$(MODEL)
 DEMO ?= demo
+CIFAR ?= data/cifar10-jpeg.tar
 ARGS ?=
 ALLOW_CPU ?=
 
@@ -24,7 +25,7 @@ TRAINER_TESTS := $(wildcard $(addprefix tests/training/test_,$(addsuffix .py,tra
 DEMO_TRAIN := --model resnet18 --nproc 2 --image-size 64 --epochs 8 --batch-size 32
 
 .DEFAULT_GOAL := help
-.PHONY: help install simd demo test test-all test-sdaa check bench doctor extract organize shard verify train eval export report docker clean
+.PHONY: help install simd demo test test-all test-sdaa proof check bench doctor extract organize shard verify train eval export report docker clean
 
 help: ## list the targets and the variables
 	@awk -F ' *## *' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +40,7 @@ help: ## list the targets and the variables
 	    CARDS $(call sh,CARDS) 'cards of this machine to train on; on a CPU none: CARDS= ARGS="--nproc 2"' \
 	    RUN $(call sh,RUN) 'folder of the checkpoints and metrics' \
 	    DEMO $(call sh,DEMO) 'folder of the demo' \
+	    CIFAR $(call sh,CIFAR) 'tar of JPEGs: train/CLASS/*.jpg and test/CLASS/*.jpg' \
 	    PYTHON $(call sh,PYTHON) 'Python to make .venv with; its torch, if any, is kept' \
 	    EXTRAS $(call sh,EXTRAS) 'extras of pyproject.toml to install' \
 	    ARGS $(call sh,ARGS) "more options for the target's command"
@@ -71,6 +73,9 @@ test-all: install ## the slow tests too, and those with the extra `readers` (1 G
 
 test-sdaa: install ## the trainer's own tests on simulated SDAA cards; needs g++
 	IMAGENET_RESNET_TEST_DEVICE=sdaa $(BIN)/python -m pytest $(TRAINER_TESTS) $(ARGS)
+
+proof: install ## the trainer against a plain one, and killed, on CIFAR-10's pictures in the tar CIFAR
+	$(BIN)/python tests/proof/cifar10.py curves killed --images $(call sh,CIFAR) $(ARGS)
 
 check: install ## format, lint and types
 	$(BIN)/python -m ruff format --check

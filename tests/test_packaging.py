@@ -87,8 +87,8 @@ def test_wheel_commands(wheel):
 # --- make ---------------------------------------------------------------------------------------
 
 TARGETS = (
-    "help install simd demo test test-all test-sdaa check bench doctor extract organize shard "
-    "verify train eval export report docker clean"
+    "help install simd demo test test-all test-sdaa proof check bench doctor extract organize "
+    "shard verify train eval export report docker clean"
 )
 
 
