@@ -35,10 +35,14 @@ _UPRIGHT: Final = {
 }
 
 
+# Pillow can be built without them; such files are named as unreadable then, not passed over.
+_NOT_IN_EVERY_PILLOW: Final = frozenset({".avif", ".webp"})
+
+
 def endings() -> frozenset[str]:
     """What names of pictures end in, in small letters, with the dot."""
     known = Image.registered_extensions().items()
-    return frozenset(ending for ending, name in known if name in _formats())
+    return _NOT_IN_EVERY_PILLOW.union(ending for ending, name in known if name in _formats())
 
 
 def read_picture(data: bytes, *, exif: bool = False) -> npt.NDArray[np.uint8]:
