@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import xxhash
@@ -14,24 +14,13 @@ import xxhash
 from shards.columns import Column
 from shards.errors import DamagedData
 from shards.image import read_info
+from shards.index import PLACE_COLUMNS
 from shards.manifest import Skipped
 
 if TYPE_CHECKING:
     from shards.writer import OnBad
 
 Step: TypeAlias = Callable[[int], None]
-
-# Columns of the index that an image and its place decide.
-_COLUMNS: Final = {
-    "number": np.uint32,  # of the sample in its tar or folder, those that were left out counted
-    "offset": np.uint64,
-    "size": np.uint32,
-    "xxh3": np.uint64,
-    "width": np.uint32,
-    "height": np.uint32,
-    "components": np.uint8,
-    "format": np.uint8,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +67,17 @@ class Rows:
         return len(self._names)
 
     def add(self, name: str, label: int, numbers: tuple[int, ...]) -> None:
-        """Add a row; `numbers` in the order of `_COLUMNS`."""
+        """Add a row; `numbers` in the order of `PLACE_COLUMNS`."""
         self._names.append(name.encode())
         self._labels.append(label)
         self._numbers.extend(numbers)
 
     def columns(self) -> dict[str, Column]:
         """The columns, each of its own type."""
-        numbers = np.array(self._numbers, np.uint64).reshape(-1, len(_COLUMNS)).T
+        numbers = np.array(self._numbers, np.uint64).reshape(-1, len(PLACE_COLUMNS)).T
         columns: dict[str, Column] = {
             name: column.astype(dtype)
-            for (name, dtype), column in zip(_COLUMNS.items(), numbers, strict=True)
+            for (name, dtype), column in zip(PLACE_COLUMNS.items(), numbers, strict=True)
         }
         columns["label"] = np.array(self._labels, np.int32)
         columns["name"] = np.array(self._names, np.bytes_)

@@ -27,30 +27,36 @@ def quota(groups: Path = _GROUPS, mount: Path = _MOUNT) -> float | None:
     The smallest limit of the process's group and all groups above it counts. `groups` and
     `mount` are where Linux shows them.
     """
+    read = {1: _limit_1, 2: _limit_2}
+    found = (read[version](group) for version, group in control_groups("cpu", groups, mount))
+    return min((limit for limit in found if limit is not None), default=None)
+
+
+def control_groups(
+    controller: str, groups: Path = _GROUPS, mount: Path = _MOUNT
+) -> Iterator[tuple[int, Path]]:
+    """(version, folder) of every group above this process that may limit what a controller counts.
+
+    In a container the files of its own group may lie at the top, where its path does not exist;
+    so folders need not exist.
+    """
     try:
         lines = groups.read_text().splitlines()
     except OSError:
-        return None
-    limits = [limit for line in lines for limit in _limits(line, mount)]
-    return min(limits, default=None)
-
-
-def _limits(line: str, mount: Path) -> Iterator[float]:
-    """The limits on the way from a group (a line of /proc/self/cgroup) to the root."""
-    number, _, rest = line.partition(":")
-    controllers, _, path = rest.partition(":")
-    if number == "0":
-        roots, read = (mount, mount / "unified"), _limit_2
-    elif "cpu" in controllers.split(","):
-        roots, read = (mount / controllers, mount / "cpu"), _limit_1
-    else:
         return
-    parts = [part for part in path.split("/") if part not in {"", ".."}]
-    for root in roots:
-        for count in range(len(parts), -1, -1):
-            limit = read(root.joinpath(*parts[:count]))
-            if limit is not None:
-                yield limit
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            version, roots = 2, (mount, mount / "unified")
+        elif controller in controllers.split(","):
+            version, roots = 1, (mount / controllers, mount / controller)
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in {"", ".."}]
+        for root in roots:
+            for count in range(len(parts), -1, -1):
+                yield version, root.joinpath(*parts[:count])
 
 
 def _limit_2(group: Path) -> float | None:

@@ -42,6 +42,18 @@ COLUMNS = {
     "xxh3": "<u8",
 }
 
+# What an image and its place decide, as those note it who write or read the image.
+PLACE_COLUMNS = {
+    "number": np.uint32,  # of the sample among all of its plan, tar or folder
+    "offset": np.uint64,
+    "size": np.uint32,
+    "xxh3": np.uint64,
+    "width": np.uint32,
+    "height": np.uint32,
+    "components": np.uint8,
+    "format": np.uint8,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Index:

@@ -22,21 +22,12 @@ import xxhash
 from shards.columns import Column
 from shards.durable import named
 from shards.image import ImageInfo
+from shards.index import PLACE_COLUMNS
 from shards.sample import UNLABELLED
 from shards.tar import BLOCK, header, padding, trailer
 
 _CHUNK: Final = 4 << 20  # bytes gathered before they are hashed and written: fewer, longer calls
 _PAGE: Final = 4096  # bytes; what direct writes are aligned to
-_COLUMNS: Final = {
-    "number": np.uint32,  # canonical number in the plan
-    "offset": np.uint64,
-    "size": np.uint32,
-    "xxh3": np.uint64,
-    "width": np.uint32,
-    "height": np.uint32,
-    "components": np.uint8,
-    "format": np.uint8,
-}
 
 
 class ShardWriter:
@@ -52,7 +43,7 @@ class ShardWriter:
         self._used = 0
         self._position = 0  # of the buffer's first byte in the shard
         self._sha256 = hashlib.sha256()
-        self._columns = {name: np.zeros(count, dtype) for name, dtype in _COLUMNS.items()}
+        self._columns = {name: np.zeros(count, dtype) for name, dtype in PLACE_COLUMNS.items()}
         self._rows = 0
         _set_direct(self._descriptor, on=True)
 

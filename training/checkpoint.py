@@ -23,6 +23,7 @@ from torch import Tensor
 from shards.durable import atomic_file
 from shards.errors import DamagedData, ToolError
 from training.container import check_stored
+from training.counts import Counts
 
 FORMAT = "imagenet-resnet.checkpoint"
 SCHEMA = 2
@@ -51,20 +52,12 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best:
+class Best(Counts):
     """The best evaluation so far."""
 
     epoch: int  # epochs that were over
-    top1_count: int
-    top5_count: int
-    samples: int
     loss: float
     weights: Literal["model", "ema"] = "model"  # which were evaluated
-
-    @property
-    def top1(self) -> float:
-        """Per cent."""
-        return 100 * self.top1_count / self.samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from shards.progress import Progress
 from shards.transform import EvalTransform
 from training.batches import DeviceBatch, on_device
 from training.checkpoint import Checkpoint
+from training.counts import Counts
 from training.device import Device, Precision
 from training.distributed import World, broadcast_buffers, sum_floats, sum_integers
 from training.engines import TorchEngine
@@ -39,23 +40,10 @@ See: TypeAlias = Callable[[DeviceBatch], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Counts):
     """What an evaluation found, equal on every process."""
 
-    samples: int
-    top1_count: int
-    top5_count: int  # top-k with k = classes where there are fewer than 5
     loss: float  # mean cross-entropy; NaN where the network gave a non-finite one
-
-    @property
-    def top1(self) -> float:
-        """Per cent."""
-        return 100 * self.top1_count / self.samples
-
-    @property
-    def top5(self) -> float:
-        """Per cent."""
-        return 100 * self.top5_count / self.samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,14 @@ control group. So both are read, and the smaller one counts.
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from shards.cores import quota
+from shards.cores import control_groups, quota
 from shards.finding import Finding, note, ok, problem
 
 # Sharding all of ImageNet holds 1.28 million places and the index of the same length, about
@@ -36,29 +36,10 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     cgroup-v1/memory.rst). In a container the files of its own group may lie at the top, where
     its path does not exist: then those count. None without a limit.
     """
-    memory = []
-    base = root / "sys/fs/cgroup"
-    for controllers, group in _memberships(root):
-        if not controllers:
-            for folder in _upwards(base, group):
-                memory += _number(folder / "memory.max")
-        if "memory" in controllers:
-            for folder in _upwards(base / "memory", group):
-                memory += _number(folder / "memory.limit_in_bytes")
-    return min(memory, default=None)
-
-
-def _memberships(root: Path) -> Iterator[tuple[list[str], str]]:
-    """Controllers (none for version 2) and group of every hierarchy this process is in."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        yield [each for each in controllers.split(",") if each], group
-
-
-def _upwards(base: Path, group: str) -> list[Path]:
-    """The folders of a group and of all groups above it."""
-    parts = [part for part in group.split("/") if part not in ("", "..")]
-    return [base.joinpath(*parts[:count]) for count in range(len(parts) + 1)]
+    file = {1: "memory.limit_in_bytes", 2: "memory.max"}
+    groups = control_groups("memory", root / "proc/self/cgroup", root / "sys/fs/cgroup")
+    limits = (_number(group / file[version]) for version, group in groups)
+    return min(itertools.chain.from_iterable(limits), default=None)
 
 
 def _number(path: Path) -> list[int]:

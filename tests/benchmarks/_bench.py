@@ -71,12 +71,6 @@ class Bench:
         for name, reason in self.absent.items():
             print(f"| {name} | absent: {reason} | |")
 
-    def report(self, ours: str, options: argparse.Namespace) -> None:
-        """Print the table, and write --json where asked for."""
-        self.show(ours)
-        if options.json:
-            write_json([self], ours, options.json)
-
 
 def figure(value: float) -> str:
     """Three digits, or more where they stand before the point."""
@@ -166,6 +160,18 @@ def run_sections(
         from _plot import draw
 
         draw(benches, options.plot)
+
+
+def run_on_pictures(
+    sections: Mapping[str, Callable[[Setup], Iterator[Bench]]],
+    setup: Callable[..., Setup],
+    options: argparse.Namespace,
+) -> None:
+    """Run sections on `setup(options=, images=, folder=)`; the folder is a new one on --disk."""
+    with tempfile.TemporaryDirectory(dir=options.disk) as disk:
+        folder = Path(disk)
+        images = pictures(options, folder)
+        run_sections(sections, setup(options=options, images=images, folder=folder), options)
 
 
 def pictures(options: argparse.Namespace, scratch: Path) -> list[bytes]:

@@ -62,9 +62,9 @@ def peer(setup: Setup, name: str, spec: Spec) -> Answer:
 
 def answer(setup: Setup, *command: object, spec: Spec) -> Answer:
     """What a process of its own measured; LookupError says why there is nothing."""
-    if not setup.options.quick and not spec.cold:
-        warm_contents(Path(spec.data))
     if not setup.options.quick:
+        if not spec.cold:
+            warm_contents(Path(spec.data))
         wait_for_rest()
     asked = dataclasses.replace(spec, asked=time.time())
     process = begin(*command, json.dumps(vars(asked)))

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from _bench import Bench, parse_sections, pictures, run_sections
+from _bench import Bench, parse_sections, run_on_pictures
 from _pictures import Setup
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -157,10 +156,7 @@ SECTIONS = {section.__name__: section for section in (rate, agreement)}
 
 def main() -> None:
     options = parse_sections(__doc__, SECTIONS, count=2000, checkpoint=True)
-    with tempfile.TemporaryDirectory(dir=options.disk) as disk:
-        folder = Path(disk)
-        setup = Setup(options=options, images=pictures(options, folder), folder=folder)
-        run_sections(SECTIONS, setup, options)
+    run_on_pictures(SECTIONS, Setup, options)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,10 @@ import contextlib
 import dataclasses
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from _bench import Bench, parse_sections, pictures, run_sections
+from _bench import Bench, parse_sections, run_on_pictures
 from _commands import OURS, drop_contents, timed, wait_for_rest, warm_contents
 from _lock import Watcher
 from _pictures import Setup
@@ -253,10 +252,7 @@ SECTIONS = {section.__name__: section for section in (train, limit, gil, first, 
 
 def main() -> None:
     options = parse_sections(__doc__, SECTIONS, count=8000, quick_rounds=1, peers=True)
-    with tempfile.TemporaryDirectory(dir=options.disk) as disk:
-        folder = Path(disk)
-        setup = Setup(options=options, images=pictures(options, folder), folder=folder)
-        run_sections(SECTIONS, setup, options)
+    run_on_pictures(SECTIONS, Setup, options)
 
 
 if __name__ == "__main__":

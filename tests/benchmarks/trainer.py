@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _bench import Bench, parse_sections, pictures, run_sections, write_folders
+from _bench import Bench, parse_sections, run_on_pictures, write_folders
 from _commands import OURS, timed, wait_for_rest
+from _processes import Answer, Way, take_turns
 
 from shards.cores import available_cores
 
@@ -88,10 +89,10 @@ def answer(*command: object) -> dict[str, Any]:
     return found
 
 
-def peer(setup: Setup, name: str, data: str = "") -> float:
+def peer(setup: Setup, name: str, data: str = "") -> Answer:
     """One of _trainers.py's; those that need no library but torch run in this Python."""
     python = setup.options.peers if name == "timm" else sys.executable
-    return float(answer(python, HERE / "_trainers.py", name, work(setup, data))["rate"])
+    return answer(python, HERE / "_trainers.py", name, work(setup, data))
 
 
 # --- step ---
@@ -99,12 +100,11 @@ def peer(setup: Setup, name: str, data: str = "") -> float:
 
 def step(setup: Setup) -> Iterator[Bench]:
     bench = Bench(unit="images/s", rounds=setup.options.rounds, title="one batch over and over")
-    bench.measure(
-        {
-            "ours": lambda: ours(setup, setup.shards(), synthetic=True),
-            "bare loop": lambda: peer(setup, "bare"),
-        }
-    )
+    ways: dict[str, Way] = {
+        "ours": lambda: ours(setup, setup.shards(), synthetic=True),
+        "bare loop": lambda: peer(setup, "bare"),
+    }
+    take_turns(ways, bench.rounds, {"rate": bench})
     yield bench
 
 
@@ -113,24 +113,17 @@ def step(setup: Setup) -> Iterator[Bench]:
 
 def shards(setup: Setup) -> Iterator[Bench]:
     bench = Bench(unit="images/s", rounds=setup.options.rounds, title="from real pictures")
-    ways = {
+    ways: dict[str, Way] = {
         "ours": lambda: ours(setup, setup.shards("--jpeg", "restart")),
         "ours, ordinary shards": lambda: ours(setup, setup.shards()),
         "torchvision's script": lambda: peer(setup, "torchvision", str(setup.tree / "train")),
         "timm's script": lambda: peer(setup, "timm", str(setup.tree / "train")),
     }
-    for _ in range(bench.rounds):
-        for name, way in ways.items():
-            if name in bench.absent:
-                continue
-            try:
-                bench.add(name, way())
-            except LookupError as error:
-                bench.absent[name] = str(error)
+    take_turns(ways, bench.rounds, {"rate": bench})
     yield bench
 
 
-def ours(setup: Setup, data: Path, *, synthetic: bool = False) -> float:
+def ours(setup: Setup, data: Path, *, synthetic: bool = False) -> Answer:
     """Images/s of all steps but those before the first line of the log."""
     with tempfile.TemporaryDirectory(dir=setup.folder) as folder:
         run = Path(folder) / "run"
@@ -141,7 +134,7 @@ def ours(setup: Setup, data: Path, *, synthetic: bool = False) -> float:
         lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
         steps = [line for line in lines if line["kind"] == "step"][1:]
         seconds = sum(line["steps"] * line["step_seconds"] for line in steps)
-        return sum(line["steps"] for line in steps) * BATCH / seconds
+        return {"rate": sum(line["steps"] for line in steps) * BATCH / seconds}
 
 
 def train(given: tuple[object, ...], run: Path, steps: int) -> tuple[object, ...]:
@@ -185,10 +178,7 @@ SECTIONS = {section.__name__: section for section in (step, shards, start)}
 
 def main() -> None:
     options = parse_sections(__doc__, SECTIONS, count=6400, quick_rounds=1, peers=True)
-    with tempfile.TemporaryDirectory(dir=options.disk) as disk:
-        folder = Path(disk)
-        setup = Setup(options=options, images=pictures(options, folder), folder=folder)
-        run_sections(SECTIONS, setup, options)
+    run_on_pictures(SECTIONS, Setup, options)
 
 
 if __name__ == "__main__":

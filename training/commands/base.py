@@ -16,7 +16,9 @@ class RankCommand(Command):
 
     def interrupted(self) -> None:
         """Say that Ctrl-C ended it, unless a launcher does."""
-        if not joined_a_launch():
+        from training.place import inside_launch
+
+        if not inside_launch():
             super().interrupted()
 
     def report(self, failure: ToolError) -> None:
@@ -26,13 +28,6 @@ class RankCommand(Command):
 
         if not report_failure(failure):
             say(str(failure) if isinstance(failure, Stopped) else f"error: {failure}")
-
-
-def joined_a_launch() -> bool:
-    """Whether this process is one of several, whose launcher speaks for them."""
-    from training.place import inside_launch
-
-    return inside_launch()
 
 
 def speaks_first() -> bool:

@@ -13,7 +13,7 @@ import click
 
 from prep.commands.options import threads_or_cores
 from shards.console import INTERRUPTED, counted, say, showing_progress
-from training.commands.base import joined_a_launch, speaks_first
+from training.commands.base import speaks_first
 
 if TYPE_CHECKING:
     from training.affinity import Affinity
@@ -65,8 +65,9 @@ def launch_if_several(
 ) -> None:
     """Start this command once for each process and exit, unless this is one of them already."""
     from training.launch import RESTARTS, launch
+    from training.place import inside_launch
 
-    if joined_a_launch() or (processes * nodes == 1 and not max_restarts):
+    if inside_launch() or (processes * nodes == 1 and not max_restarts):
         return
     restarts = RESTARTS if max_restarts is None else max_restarts
     try:

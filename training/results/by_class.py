@@ -8,30 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from training.counts import Counts
 from training.evaluate import Answers
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassResult:
+class ClassResult(Counts):
     """One class of the split."""
 
     index: int
     id: str
     name: str
-    samples: int
-    top1_count: int
-    top5_count: int
     confused: tuple[tuple[int, int], ...]  # (class it was taken for, times), the most often first
-
-    @property
-    def top1(self) -> float:
-        """Per cent."""
-        return 100 * self.top1_count / self.samples
-
-    @property
-    def top5(self) -> float:
-        """Per cent."""
-        return 100 * self.top5_count / self.samples
 
 
 def by_class(
