@@ -45,6 +45,7 @@ class Decoder:
         self._reference = reference
         self._cutter = Cutter()
         self._pixels = np.empty(0, np.uint8)
+        self._canvas = np.empty(0, np.uint8)
         self.way = Way.WHOLE  # of the image that was decoded last
 
     def decode(
@@ -69,6 +70,16 @@ class Decoder:
             if frame is not None and _is_as_said(frame, info):
                 pixels = self._decode_part(data, frame, box, shrink)
         return _inside(self._decode_whole(data, info), box) if pixels is None else pixels
+
+    def decode_around(self, data: memoryview, info: ImageInfo, box: Box) -> npt.NDArray[np.uint8]:
+        """The whole image as of `decode`, but only the pixels of a box are sure to be its own."""
+        size = info.height * info.width * 3
+        pixels = self.decode(data, info, box)
+        if len(self._canvas) < size:
+            self._canvas = np.empty(size + size // 4, np.uint8)
+        whole = self._canvas[:size].reshape(info.height, info.width, 3)
+        whole[box.top : box.top + box.height, box.left : box.left + box.width] = pixels
+        return whole
 
     def _decode_part(
         self, data: memoryview, frame: Frame, box: Box, shrink: int

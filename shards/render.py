@@ -6,6 +6,7 @@ epoch, sample); so whoever makes the picture makes the same one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ _RESIZE: Final[dict[str, Callable[..., torch.Tensor]]] = {
     "bicubic": torch._C._nn._upsample_bicubic2d_aa,  # noqa: SLF001
 }
 _PILLOW_RESIZE: Final = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Pixels of the smaller of source and result to each side that a resized one is made of.
+_REACH: Final = {"bilinear": 1, "bicubic": 2}
 _SHRINKS: Final = (8, 4, 2)  # libjpeg's scales that need no more than a smaller inverse DCT
 
 
@@ -109,7 +112,8 @@ class Renderer:
         decoder, tally = self._own.mine()
         started = time.perf_counter()
         if choice is None:
-            pixels = decoder.decode(data, info)
+            box = self._seen(info, target.shape[2])
+            pixels = decoder.decode_around(data, info, box)
         else:
             pixels = decoder.decode(data, info, choice.box, self._shrink(choice.box, target))
         decoded = time.perf_counter()
@@ -121,6 +125,16 @@ class Renderer:
         if choice is not None and len(choice.uniform):
             self._augment(target, choice)
             tally.augment_seconds += time.perf_counter() - resized
+
+    def _seen(self, info: ImageInfo, size: int) -> Box:
+        """The part of an image that evaluation's picture is made of."""
+        transform = self.transform
+        assert isinstance(transform, EvalTransform)
+        resized = _short_side(info.height, info.width, transform.resize)
+        reach = _REACH[transform.interpolation]
+        top, height = _seen_along(info.height, resized[0], size, reach)
+        left, width = _seen_along(info.width, resized[1], size, reach)
+        return Box(top, left, height, width)
 
     def _start(self) -> tuple[Decoder, Tally]:
         return Decoder(reference=self.transform.decoder == "pil"), Tally()
@@ -165,8 +179,7 @@ class Renderer:
         (resized,) = targets_of(torch.empty((1, height, width, 3), dtype=torch.uint8))
         self._resize(pixels, resized)
         size = target.shape[2]
-        # torchvision's CenterCrop rounds in this way.
-        top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+        top, left = _centre_of(height, size), _centre_of(width, size)
         target.copy_(resized[:, :, top : top + size, left : left + size])
 
     def _resize(self, pixels: npt.NDArray[np.uint8], target: torch.Tensor) -> None:
@@ -202,3 +215,21 @@ def _short_side(height: int, width: int, resize: int) -> tuple[int, int]:
     """torchvision's Resize(resize): the short side exactly, the long one rounded down."""
     short = min(height, width)
     return int(resize * height / short), int(resize * width / short)
+
+
+def _centre_of(length: int, size: int) -> int:
+    """Where the central `size` of `length` pixels begin, rounded as torchvision's CenterCrop."""
+    return round((length - size) / 2.0)
+
+
+def _seen_along(length: int, resized: int, size: int, reach: int) -> tuple[int, int]:
+    """(first, count) of `length` pixels that decide the central `size` when they are `resized`.
+
+    One more is taken on each side, so that no rounding in a library's weights matters.
+    """
+    scale = length / resized
+    first = _centre_of(resized, size)
+    support = reach * max(scale, 1.0)
+    begin = max(math.floor((first + 0.5) * scale - support) - 1, 0)
+    end = min(math.ceil((first + size - 0.5) * scale + support) + 1, length)
+    return begin, end - begin

@@ -43,18 +43,29 @@ class Normalizer:
         scale = torch.tensor(255.0)
         self._mean = (torch.tensor(mean) * scale).view(1, 3, 1, 1).to(device)
         self._std = (torch.tensor(std) * scale).view(1, 3, 1, 1).to(device)
+        self._memory = torch.empty(0)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """float32 (n, 3, H, W) in the memory format of `images`."""
-        if not (images.is_cpu and images.is_contiguous(memory_format=torch.channels_last)):
-            return images.float().sub_(self._mean).div_(self._std)
-        # Over whole rows at once the CPU takes 0.09 ms a picture instead of 0.54: three values
-        # that repeat are too few for its vectors.
+        """float32 (n, 3, H, W) in the memory format of `images`; valid until the next call."""
+        if images.is_cpu and images.is_contiguous(memory_format=torch.channels_last):
+            return self._on_cpu(images)
+        return images.float().sub_(self._mean).div_(self._std)
+
+    def _on_cpu(self, images: Tensor) -> Tensor:
+        """One picture after the other in memory that is kept, 0.06 ms each.
+
+        New memory for each batch takes 0.2 ms a picture: the kernel gives it page by page. And
+        over whole rows, since three values that repeat are too few for a processor's vectors.
+        """
         nhwc = images.permute(0, 2, 3, 1)
         count, height, width, channels = nhwc.shape
+        if len(self._memory) < nhwc.numel():
+            self._memory = torch.empty(nhwc.numel())
+        result = self._memory[: nhwc.numel()].view(count, height, width * channels)
         mean, std = (each.view(channels).repeat(width) for each in (self._mean, self._std))
-        rows = nhwc.reshape(count, height, width * channels).float().sub_(mean).div_(std)
-        return rows.view(nhwc.shape).permute(0, 3, 1, 2)
+        for row, picture in zip(result, nhwc.reshape(result.shape), strict=True):
+            row.copy_(picture).sub_(mean).div_(std)
+        return result.view(nhwc.shape).permute(0, 3, 1, 2)
 
 
 def on_device(batches: Iterable[Batch], device: Device) -> Generator[DeviceBatch, None, None]:

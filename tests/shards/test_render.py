@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as tensors
 
 from shards.cutting import Box
 from shards.dataset import Dataset
-from shards.decode import Way
+from shards.decode import Way, decode_rgb
 from shards.image import read_info
 from shards.loader import Loader
 from shards.order import draws
@@ -147,6 +147,33 @@ def test_evaluation_is_never_decoded_smaller() -> None:
     expected = tensors.resize(tensor(data), [20, 20], antialias=True).permute(1, 2, 0)
     found = rendered(EvalTransform(image_size=20, resize=20), data, None, 20)
     assert ((found.int() - expected.int()).abs() <= 1).float().mean() >= 0.999
+
+
+@pytest.mark.parametrize("decoder", ["fast", "pil"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_evaluation_decodes_less_and_makes_the_whole_image_s_picture(
+    interpolation: Any, decoder: Any
+) -> None:
+    """One renderer for all, so that what an image leaves in its memory would show in the next."""
+    find_jpegtran()
+    sizes = [(500, 375), (375, 500), (333, 500), (256, 256), (97, 331), (640, 65), (33, 40), (9, 3)]
+    transform = EvalTransform(
+        image_size=56, resize=64, interpolation=interpolation, decoder=decoder
+    )
+    renderer = Renderer(transform)
+    images = torch.zeros((2, 56, 56, 3), dtype=torch.uint8)
+    for size in sizes:
+        ordinary = made(*size, "420")
+        whole = decode_rgb(ordinary, read_info(ordinary))
+        for data in (ordinary, jpegtran(ordinary, "-restart", "4B")):
+            for crop in (56, 17):
+                found, expected = targets_of(images[:, :crop, :crop])
+                renderer.render(memoryview(bytearray(data)), read_info(data), found, None)
+                Renderer(transform).centre(whole, expected)
+                assert torch.equal(found, expected), (size, crop)
+    ways = {way for way, count in zip(Way, renderer.tally().ways, strict=True) if count}
+    fast = {Way.CUT, Way.SHORTENED, Way.WHOLE}
+    assert ways == ({Way.PILLOW} if decoder == "pil" else fast)
 
 
 # --- the loader's pictures do not depend on how they are stored -------------------------------
