@@ -85,11 +85,13 @@ def evaluate(
     precision: Precision,
     world: World,
     progress: Progress,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate `model` (wrapped or not) on the whole of `dataset`, together with all processes.
 
-    The model is left in the mode it was in. Raises ToolError where the samples counted are
-    not those of the dataset.
+    The model is left in the mode it was in. All processes call `after_batch` equally often; what
+    it raises ends the evaluation. Raises ToolError where the samples counted are not those of
+    the dataset.
     """
     network = unwrap(model)
     was_training = network.training
@@ -107,6 +109,7 @@ def evaluate(
             device=device,
             world=world,
             progress=progress,
+            after_batch=after_batch,
         )
     finally:
         network.train(was_training)
@@ -123,6 +126,7 @@ def pass_over(
     device: Device,
     world: World,
     progress: Progress,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Spent:
     """Show `see` every sample of this process's share once, in batches on the device."""
     progress.start("evaluate", len(dataset), "images")
@@ -142,6 +146,7 @@ def pass_over(
             if len(batch.labels):
                 see(batch)
             progress.advance(batch.host.global_size)
+            after_batch()
         device.copied()()  # the queue is worked off
         stats = loader.stats()
         return Spent(

@@ -43,6 +43,14 @@ class _NotFiniteError(Exception):
     """A loss or a weight is not a number, on all processes alike."""
 
 
+class _StopError(Exception):
+    """All processes are to stop, at a moment that is saved."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome: Outcome = outcome
+
+
 class Loop:
     """A run under way, from where its state is to its end."""
 
@@ -82,6 +90,8 @@ class Loop:
                     if stop is None:
                         self._finish_epoch()
                         stop = self._stop_after_epoch()
+                except _StopError as stopped:
+                    return stopped.outcome
                 except _NotFiniteError as found:
                     self._go_back(found)
                     continue
@@ -178,11 +188,15 @@ class Loop:
     # --- epochs ---
 
     def _finish_epoch(self) -> None:
-        """Prove the order, evaluate, log, and save at the start of the next epoch."""
+        """Prove the order, save, evaluate, log, and save at the start of the next epoch.
+
+        An evaluation may be long, and a damaged picture may end it: what was trained before it is
+        written beside it.
+        """
         state = self.state
-        self._report()
-        self._check_weights()
         used, order = self._check_order()
+        trained = state.place
+        self._save()
         started = time.perf_counter()
         self.evaluation = self._evaluate(average=False)
         averaged = None if state.average is None else self._evaluate(average=True)
@@ -191,7 +205,7 @@ class Loop:
         state.next_epoch()
         self.reporter.emit("epoch", {"samples": state.samples, "consumed": used, "order": order})
         self.reporter.evaluation(self.evaluation, averaged, seconds=seconds, improved=improved)
-        self._save()
+        self._save(instead_of=trained)
 
     def _note_best(self, found: Evaluation) -> bool:
         """Whether this epoch's result is the best so far; of averaged weights where there are."""
@@ -224,6 +238,7 @@ class Loop:
     def _evaluate(self, *, average: bool) -> Evaluation:
         session, state, config = self._session, self.state, self._session.config
         assert state.average is not None or not average
+        self._agreement.ask_soon()
         return evaluate(
             state.average.network if average and state.average else state.network,
             session.val_set,
@@ -234,7 +249,14 @@ class Loop:
             precision=session.precision,
             world=session.world,
             progress=session.progress,
+            after_batch=self._stop_if_asked,
         )
+
+    def _stop_if_asked(self) -> None:
+        """Leave an evaluation where all are to stop."""
+        stop = _STOPS.get(self._agreement.after_step())
+        if stop is not None:
+            raise _StopError(stop)
 
     def _stop_after_epoch(self) -> Outcome | None:
         """Why no further epoch follows, if so. This moment is saved already."""
@@ -249,13 +271,13 @@ class Loop:
 
     # --- saving and going back ---
 
-    def _save(self) -> None:
-        """Begin to write a checkpoint of this moment."""
+    def _save(self, *, instead_of: tuple[int, int] | None = None) -> None:
+        """Begin to write a checkpoint of this moment, in the place of another one if so."""
         state = self.state
         self._report()
         self._check_weights()
         order = state.order_text()
-        self.saver.save(lambda: state.checkpoint(order))
+        self.saver.save(lambda: state.checkpoint(order), instead_of=instead_of)
         self._agreement.saved()
         self._rollbacks = 0
         self._meter.restart()

@@ -69,11 +69,18 @@ class RunFolder:
             f"epoch-{epoch:04d}" + (f"-step-{step:06d}" if step else "") + ".pt"
         )
 
-    def save(self, checkpoint: Checkpoint, *, keep: int) -> Path:
-        """Write a checkpoint, point last.pt (and best.pt) at it, then drop the oldest."""
+    def save(
+        self, checkpoint: Checkpoint, *, keep: int, instead_of: tuple[int, int] | None = None
+    ) -> Path:
+        """Write a checkpoint, point last.pt (and best.pt) at it, then drop the oldest.
+
+        The one of the place `instead_of` (epoch, step) is dropped too.
+        """
         path = self.path_at(checkpoint.position.place)
         save_checkpoint(path, checkpoint)
         self.point_at(path, checkpoint)
+        if instead_of is not None:
+            self.path_at(instead_of).unlink(missing_ok=True)
         for old in self.saved()[:-keep]:
             old.unlink()
         return path

@@ -22,16 +22,16 @@ from training.run_folder import RunFolder
 class _Writing(threading.Thread):
     """Writes one checkpoint, after the log lines that lie before it."""
 
-    def __init__(self, folder: RunFolder, log: RunLog, checkpoint: Checkpoint, keep: int) -> None:
+    def __init__(self, log: RunLog, write: Callable[[], Path]) -> None:
         super().__init__(name="checkpoint", daemon=True)
-        self._folder, self._log, self._checkpoint, self._keep = folder, log, checkpoint, keep
+        self._log, self._write = log, write
         self.path: Path | None = None
         self.failure: Exception | None = None
 
     def run(self) -> None:
         try:
             self._log.sync()
-            self.path = self._folder.save(self._checkpoint, keep=self._keep)
+            self.path = self._write()
         except Exception as error:  # noqa: BLE001 - the training's thread judges it
             self.failure = error
 
@@ -71,12 +71,21 @@ class Saver:
         self._latest = latest  # whole
         self._failure: ToolError | None = None  # of the newest, where it could not be written
 
-    def save(self, take: Callable[[], Checkpoint]) -> None:
-        """Copy the run's state, by `take` on rank 0, and begin to write it."""
+    def save(
+        self, take: Callable[[], Checkpoint], *, instead_of: tuple[int, int] | None = None
+    ) -> None:
+        """Copy the run's state, by `take` on rank 0, and begin to write it.
+
+        The checkpoint of the place `instead_of` (epoch, step) is removed when this one is whole.
+        """
         if self._log is None:
             return
         self._settle()
-        self._writing = _Writing(self._folder, self._log, take(), self._keep)
+        checkpoint = take()
+        self._writing = _Writing(
+            self._log,
+            lambda: self._folder.save(checkpoint, keep=self._keep, instead_of=instead_of),
+        )
         self._writing.start()
 
     def look(self) -> None:

@@ -307,7 +307,8 @@ def _nothing_left(session: Session, start: Checkpoint) -> Reason | None:
         session.train_samples, config.global_batch, drop_last=config.recipe.drop_last
     )
     done = position.epoch * steps + position.step
-    if config.max_steps is not None and done >= config.max_steps:
+    evaluated = position.step < steps
+    if config.max_steps is not None and done >= config.max_steps and evaluated:
         return "max-steps"
     if position.step == 0 and out_of_patience(position.epoch, start.best, config.patience):
         return "patience"

@@ -58,6 +58,10 @@ class Agreement:
             return Verdict.GO_ON
         return self.now()
 
+    def ask_soon(self) -> None:
+        """Steps that take another time follow: all are asked after the first of them."""
+        self._period = 1
+
     def now(self) -> Verdict:
         """The verdict at a point that all processes come to."""
         clock = self._by_clock()

@@ -14,7 +14,7 @@ import torch
 from devices import ON_DEVICE
 
 from shards.dataset import Dataset
-from shards.errors import ToolError, UsageError
+from shards.errors import DamagedData, ToolError, UsageError
 from shards.order import epoch_order
 from shards.progress import Silent
 from training.checkpoint import load_checkpoint
@@ -274,7 +274,7 @@ def run_told(
     [
         (("start", 0, 0), (0, 1)),
         (("step", 0, 3), (0, 4)),
-        pytest.param(("step", 0, 4), (1, 0), marks=pytest.mark.slow),
+        (("step", 0, 4), (0, 4)),  # during the evaluation, which is left
         pytest.param(("eval", 1, 0), (1, 0), marks=pytest.mark.slow),
     ],
 )
@@ -285,18 +285,44 @@ def test_a_signal_stops_it_saved_and_it_goes_on_as_if_never_stopped(
         run_told(shards, tmp_path, {}, when)
     assert load_checkpoint(tmp_path / "last.pt").position.place == saved
     assert log_of(tmp_path)[-1]["reason"] == "signal"
+    evaluations = [record for record in log_of(tmp_path) if record["kind"] == "eval"]
+    assert len(evaluations) == saved[0]
     assert run(shards, tmp_path, {}).reason == "finished"
     assert_same_weights(tmp_path, finished)
     assert orders(tmp_path) == orders(finished)
 
 
+@pytest.mark.parametrize("step", [3, 4])
 def test_a_signal_to_one_of_two_processes_stops_both(
-    ranks: Any, finished_by_two: Path, shards: Path, tmp_path: Path
+    ranks: Any, finished_by_two: Path, shards: Path, tmp_path: Path, step: int
 ) -> None:
-    told = ranks.run(run_told, shards, tmp_path, {}, ("step", 0, 3), world=2)
+    """Between two steps, and during the evaluation after the last one."""
+    told = ranks.run(run_told, shards, tmp_path, {}, ("step", 0, step), world=2)
     assert [kind for kind, _ in told] == ["Stopped"] * 2
     ranks.run(run, shards, tmp_path, {}, world=2)
     assert_same_weights(tmp_path, finished_by_two)
+
+
+def test_what_was_trained_before_an_evaluation_that_fails_is_saved(
+    finished: Path, shards_copy: Path, tmp_path: Path
+) -> None:
+    """No step is trained again, not even where there are no steps left for --max-steps."""
+    (shard,) = (shards_copy / "val").glob("*.tar")
+    whole = shard.read_bytes()
+    shard.write_bytes(bytes(len(whole)))
+    out = tmp_path / "run"
+    with pytest.raises(DamagedData, match="imagenet-val"):
+        run(shards_copy, out, {"max_steps": 4})
+    assert load_checkpoint(out / "last.pt").position.place == (0, 4)
+    shard.write_bytes(whole)
+    result = run(shards_copy, out, {"max_steps": 4})
+    assert (result.reason, result.epoch, result.step) == ("max-steps", 1, 0)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["epoch-0001.pt"]
+    run(shards_copy, out, {})
+    assert_same_weights(out, finished)
+    assert [line for line in positions(out) if line[0] == "step"] == [
+        line for line in positions(finished) if line[0] == "step"
+    ]
 
 
 def test_a_time_limit_stops_it_saved(finished: Path, shards: Path, tmp_path: Path) -> None:
