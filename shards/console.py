@@ -104,7 +104,8 @@ def _remedy(code: int) -> str:
 
 
 def say(message: str) -> None:
-    click.echo(message, err=True)
+    """Print a line for people. Above the live display: click.echo would write into it."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def emit(as_json: bool, data: Mapping[str, object], lines: list[str]) -> None:

@@ -25,7 +25,7 @@ from shards.dataset import Dataset
 from shards.errors import UsageError
 from shards.progress import Progress, Silent
 from training.batches import Normalizer
-from training.config import TrainConfig, resolve
+from training.config import MODELS, TrainConfig, resolve
 from training.device import AmpRequest, Device, DeviceRequest, Precision, choose
 from training.distributed import World
 from training.model import build_model
@@ -59,7 +59,7 @@ class ModelPoint:
 
     kind: Kind
     images_per_second: float | None  # None where memory does not hold such a batch
-    peak_memory: int | None  # bytes on the device so far; None where nobody counts
+    peak_memory: int | None  # most bytes on the device; None where nobody counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,22 +84,29 @@ def bench_model(
     *,
     batch_sizes: Sequence[int],
     image_size: int,
+    amp: AmpRequest | None,
     device: DeviceRequest,
     seconds: float,
     progress: Progress,
 ) -> ModelBench:
-    """Measure every batch size in every precision and memory format, `seconds` each."""
+    """Measure every batch size in every memory format, `seconds` each.
+
+    Without `amp` in every precision that the device computes in.
+    """
+    if model not in MODELS:
+        raise UsageError(f"--model {model}: choose one of {', '.join(MODELS)}")
     chosen = choose(device)
     chosen.activate()
     kinds = [
         Kind(batch_size=size, precision=precision, channels_last=channels_last)
-        for precision in precisions(chosen)
+        for precision in (precisions(chosen) if amp is None else [chosen.precision(amp)])
         for channels_last in (True, False)
         for size in batch_sizes
     ]
     points: list[ModelPoint] = []
     progress.start("measuring", len(kinds), "points")
     for kind in kinds:
+        chosen.reset_peak_memory()
         rate = _rate(chosen, model, image_size, kind, seconds)
         points.append(
             ModelPoint(kind=kind, images_per_second=rate, peak_memory=chosen.peak_memory())
@@ -130,6 +137,11 @@ def _rate(device: Device, model: str, image_size: int, kind: Kind, seconds: floa
         return kind.batch_size * timed(_steps(device, model, image_size, kind), device, seconds)
     except torch.OutOfMemoryError:
         return None
+    except ValueError as error:  # batch norm's, of a single value a channel
+        raise UsageError(
+            f"--batch-sizes {kind.batch_size} at --image-size {image_size}: the network's last "
+            "layers have one value a channel, which cannot be normalised; give more of either"
+        ) from error
 
 
 def timed(steps: Iterator[None], device: Device, seconds: float) -> float:

@@ -160,7 +160,7 @@ class Loop:
             return _STOPS[verdict]
         if verdict is Verdict.SAVE or (config.save_steps and step % config.save_steps == 0):
             self._save()
-        elif step % config.log_every == 0:
+        elif step % config.log_every == 0 or self.reporter.is_forecast_due():
             self._report()
         return None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import profiler
 
+from shards.errors import ToolError
 from training.device import Device
 
 _WAIT, _WARMUP, _ACTIVE = 5, 2, 3  # steps that pass by, that warm up, that are recorded
@@ -24,11 +25,18 @@ def profiled(
     if folder is None:
         yield _nothing
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(
+            f"{folder} cannot be made ({error.strerror}); give --profile another folder"
+        ) from error
     path = folder / "trace.json"
+    written: list[Path] = []
 
     def write(recorded: profiler.profile) -> None:
         recorded.export_chrome_trace(str(path))
+        written.append(path)
         note(f"{path}: a trace of {_ACTIVE} steps, to be opened by chrome://tracing or Perfetto")
 
     activities = {profiler.ProfilerActivity.CPU, device.profiler_activity}
@@ -38,6 +46,8 @@ def profiled(
         on_trace_ready=write,
     ) as recorder:
         yield recorder.step
+    if not written:
+        note(f"--profile recorded nothing: it takes {_WAIT + _WARMUP + _ACTIVE} steps")
 
 
 def _nothing() -> None:

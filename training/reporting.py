@@ -109,12 +109,17 @@ class Reporter:
             },
         )
 
-    def end(self, reason: str, seconds: float) -> None:
-        """The last line."""
+    def end(self, reason: str, seconds: float, why: str | None = None) -> None:
+        """The last line; `why` says what was wrong where something was."""
         best = self._state.best
         self.emit(
             "end",
-            {"reason": reason, "seconds": seconds, "best": None if best is None else _of(best)},
+            {
+                "reason": reason,
+                "why": why,
+                "seconds": seconds,
+                "best": None if best is None else _of(best),
+            },
         )
 
     def rewound(self, place: tuple[int, int], values: Mapping[str, object]) -> None:
@@ -128,19 +133,22 @@ class Reporter:
         if self._timed_from is None:
             self._timed_from = self._state.steps_done, time.monotonic()
 
+    def is_forecast_due(self) -> bool:
+        """Whether enough steps are done to say how long the rest of the run will take."""
+        return not self._forecast_told and self._steps_timed() + 1 >= _FORECAST_STEPS
+
+    def _steps_timed(self) -> int:
+        return 0 if self._timed_from is None else self._state.steps_done - self._timed_from[0]
+
     def forecast(self, steps_an_epoch: int) -> None:
         """Say once, after a line of steps, how long the rest of the run will take."""
-        state, now = self._state, time.monotonic()
-        if self._forecast_told or self._timed_from is None:
-            return
-        done = state.steps_done - self._timed_from[0]
-        if done + 1 < _FORECAST_STEPS:
-            return
-        self._forecast_told = True
-        config = self._session.config
+        state, config = self._state, self._session.config
         total = steps_an_epoch * config.epochs
         left = min(total, config.max_steps or total) - state.steps_done
-        seconds = (now - self._timed_from[1]) / done * left
+        if self._timed_from is None or not left or not self.is_forecast_due():
+            return
+        self._forecast_told = True
+        seconds = (time.monotonic() - self._timed_from[1]) / self._steps_timed() * left
         self.emit("forecast", {"steps_left": left, "seconds_left": seconds})
         self._session.progress.note(
             f"{left:,} steps are left, which take about {duration(seconds)} at the speed of the "

@@ -193,7 +193,7 @@ def _trained(
         loop = _make_loop(session, signals, start, begun, stack)
         state = loop.state
         _announce(session, state, loop.reporter, start, plan)
-        outcome = loop.run()
+        outcome = _told(loop, begun)
         last_checkpoint = loop.saver.finish()
         seconds = time.monotonic() - begun
         loop.reporter.end(outcome, seconds)
@@ -210,6 +210,15 @@ def _trained(
             seconds=seconds,
             is_main=session.world.is_main,
         )
+
+
+def _told(loop: Loop, begun: float) -> Outcome:
+    """Run the loop; the log's last line says why it failed, if it did."""
+    try:
+        return loop.run()
+    except ToolError as error:
+        loop.reporter.end("failed", time.monotonic() - begun, str(error))
+        raise
 
 
 def _write_configuration(session: Session) -> None:

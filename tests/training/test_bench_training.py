@@ -19,6 +19,7 @@ def test_every_batch_size_precision_and_format_has_a_figure() -> None:
         "resnet18",
         batch_sizes=[2, 4],
         image_size=32,
+        amp=None,
         device="cpu",
         seconds=0.01,
         progress=Silent(),
@@ -42,6 +43,30 @@ def test_batch_sizes_that_are_none_are_refused(text: str) -> None:
     done = CliRunner().invoke(cli.resnet, ["bench", "model", "--batch-sizes", text])
     assert done.exit_code == 2
     assert "is not a list of numbers" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "resnet99"], "--model resnet99: choose one of resnet18, "),
+        (["--model", "resnet18", "--batch-sizes", "1"], "cannot be normalised"),
+        (["--amp", "fp16"], "--amp fp16 is for accelerators"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(words: list[str], said: str) -> None:
+    command = ["bench", "model", "--image-size", "32", "--device", "cpu", "--seconds", "0.01"]
+    done = CliRunner().invoke(cli.resnet, [*command, *words])
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_one_precision_can_be_asked_for() -> None:
+    command = ["bench", "model", "--model", "resnet18", "--image-size", "32", "--json"]
+    given = ["--device", "cpu", "--seconds", "0.01", "--batch-sizes", "2", "--amp", "off"]
+    done = CliRunner().invoke(cli.resnet, [*command, *given])
+    points = json.loads(done.stdout)["points"]
+    assert [each["kind"]["precision"] for each in points] == ["fp32", "fp32"]
 
 
 def test_the_parts_and_the_whole_are_measured(shards: Path) -> None:

@@ -314,6 +314,9 @@ def test_what_was_trained_before_an_evaluation_that_fails_is_saved(
     with pytest.raises(DamagedData, match="imagenet-val"):
         run(shards_copy, out, {"max_steps": 4})
     assert load_checkpoint(out / "last.pt").position.place == (0, 4)
+    end = log_of(out)[-1]
+    assert (end["kind"], end["reason"], end["epoch"], end["step"]) == ("end", "failed", 0, 4)
+    assert str(shard) in end["why"]
     shard.write_bytes(whole)
     result = run(shards_copy, out, {"max_steps": 4})
     assert (result.reason, result.epoch, result.step) == ("max-steps", 1, 0)

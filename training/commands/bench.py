@@ -168,6 +168,11 @@ _bench_model = click.option(
 @click.option(
     "--image-size", type=click.IntRange(min=32), default=224, show_default=True, help="Pixels."
 )
+@click.option(
+    "--amp",
+    type=click.Choice(["off", "fp16", "bf16"]),
+    help="Precision.  [default: each that the device computes in]",
+)
 @device_option
 @click.option(
     "--seconds",
@@ -180,6 +185,7 @@ def bench_model(
     model: str,
     batch_sizes: str,
     image_size: int,
+    amp: AmpRequest | None,
     device: DeviceRequest,
     seconds: float,
     as_json: bool,
@@ -197,6 +203,7 @@ def bench_model(
             model,
             batch_sizes=_sizes(batch_sizes),
             image_size=image_size,
+            amp=amp,
             device=device,
             seconds=seconds,
             progress=progress,

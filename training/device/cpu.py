@@ -97,6 +97,9 @@ class Device:
         """Most bytes this process has held on the device, or None where nobody counts."""
         return None
 
+    def reset_peak_memory(self) -> None:
+        """Count the most bytes from here on."""
+
     def manual_seed(self, seed: int) -> None:
         """Seed torch's generators, on the host and on the device."""
         import torch

@@ -86,6 +86,11 @@ class Cuda(Device):
 
         return int(torch.cuda.max_memory_allocated(self.index))
 
+    def reset_peak_memory(self) -> None:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(self.index)
+
     def be_deterministic(self) -> None:
         # cuBLAS reads it when it is first used; without it torch refuses its products.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -127,6 +127,13 @@ class Sdaa(Device):
         count = getattr(getattr(torch, "sdaa", None), "max_memory_allocated", None)
         return None if count is None else int(count())
 
+    def reset_peak_memory(self) -> None:
+        import torch
+
+        reset = getattr(getattr(torch, "sdaa", None), "reset_peak_memory_stats", None)
+        if reset is not None:
+            reset()
+
     def manual_seed(self, seed: int) -> None:
         import torch
 

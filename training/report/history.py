@@ -18,6 +18,7 @@ from shards.errors import DamagedData, ToolError
 
 _LONGEST_LINE = 1 << 24  # bytes; a start line with a whole recipe has some thousands
 _STATES = {  # what the reason of an `end` line means
+    "failed": "failed",
     "finished": "finished",
     "max-steps": "stopped at --max-steps",
     "max-time": "stopped at --max-time",
