@@ -129,6 +129,19 @@ def test_the_page_shows_every_run_and_needs_nothing_else(report: Path) -> None:
     assert "url(http" not in report.read_text()
 
 
+def test_figures_say_what_is_to_be_known_of_them(report: Path, runs: list[Path]) -> None:
+    """Of averaged weights only where a run has some, and of a logarithmic axis where it is one."""
+    lines = history()
+    lines[1]["loss"] = 100.0
+    steep = write_run(runs[0].parent / "steep", lines)
+    write_report([steep], steep / "report.html")
+    alone, all_of_them = Elements((steep / "report.html").read_text()), Elements(report.read_text())
+    assert "not averaged weights" in all_of_them.text
+    assert "not averaged weights" not in alone.text
+    assert "validation; logarithmic" in alone.text
+    assert "0:50:00" in alone.text
+
+
 def test_names_are_text_wherever_they_come_from(report: Path) -> None:
     page = Elements(report.read_text())
     assert len(page.named("script")) == 2  # the data and the page's own

@@ -26,7 +26,10 @@ def configuration(runs: Sequence[Run]) -> str:
 
 def derived(runs: Sequence[Run]) -> str:
     """What followed from the configuration and the data."""
-    return _compared([dict(_flat(run.part("plan"))) for run in runs], runs, "")
+    plans = [dict(_flat(run.part("plan"))) for run in runs]
+    for plan in plans:
+        plan.pop("out", None)  # always another one, and in the configuration
+    return _compared(plans, runs, "")
 
 
 def environment(runs: Sequence[Run]) -> str:

@@ -51,6 +51,8 @@ class Plot:
     scale: float = 1.0  # from the log's unit to that of the figure
     from_zero: bool = False
     may_be_log: bool = False  # where the largest value is more than ten times the least
+    if_averaged: str = ""  # said as well where a run has averaged weights
+    is_stepped: bool = False  # whether a value holds until the one before it
 
 
 PLOTS = (
@@ -68,7 +70,8 @@ PLOTS = (
     Plot(
         title="Top-1 accuracy",
         unit="%",
-        about="ring: the best; thin: trained, not averaged weights",
+        about="ring: the best",
+        if_averaged="thin: trained, not averaged weights",
         curves=(
             Curve(kind="eval", key="top1", name="trained weights"),
             Curve(kind="eval", key="top1", name="averaged weights", averaged=True),
@@ -77,7 +80,8 @@ PLOTS = (
     Plot(
         title="Top-5 accuracy",
         unit="%",
-        about="thin: trained, not averaged weights",
+        about="the right class is among the best five",
+        if_averaged="thin: trained, not averaged weights",
         curves=(
             Curve(kind="eval", key="top5", name="trained weights"),
             Curve(kind="eval", key="top5", name="averaged weights", averaged=True),
@@ -89,6 +93,7 @@ PLOTS = (
         about="for the global batch",
         curves=(Curve(kind="step", key="lr", name="learning rate"),),
         from_zero=True,
+        is_stepped=True,
     ),
     Plot(
         title="Speed",
@@ -152,6 +157,13 @@ class Figure:
     plot: Plot
     series: tuple[Series, ...]
     time_unit: TimeUnit
+
+    @property
+    def about(self) -> str:
+        """What is to be known of it."""
+        averaged = any(each.curve.averaged for each in self.series)
+        parts = [self.plot.about, self.plot.if_averaged if averaged else ""]
+        return "; ".join([*filter(None, parts), *(["logarithmic"] if self.is_log else [])])
 
     @property
     def span(self) -> float:

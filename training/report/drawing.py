@@ -91,6 +91,7 @@ def png(figures: Sequence[Figure], runs: Sequence[Run]) -> bytes:
             axes = sheet.add_subplot(rows, _COLUMNS, place)
             unit = f", {figure.plot.unit}" if figure.plot.unit else ""
             axes.set_title(figure.plot.title + unit, loc="left", fontsize=11, color=LIGHT.ink)
+            axes.set_title(figure.about, loc="right", fontsize=7.5, color=LIGHT.ink)
             _draw(axes, figure, by, LIGHT)
         _add_legend(sheet, names)
         file = io.BytesIO()
@@ -142,7 +143,8 @@ def _sheet(width: int, height: int, **options: Any) -> Any:
 def _draw(axes: Any, figure: Figure, by: By, theme: Theme) -> None:
     strong = {series.run: series.curve for series in figure.series}  # the last of each run
     for series in figure.series:
-        _draw_series(axes, series, by, theme, faint=strong[series.run] is not series.curve)
+        faint = strong[series.run] is not series.curve
+        _draw_series(axes, series, by, theme, faint=faint, stepped=figure.plot.is_stepped)
     if figure.plot.title.startswith("Top-1"):
         _ring_the_best(axes, figure, by, theme)
     if figure.is_log:
@@ -176,7 +178,9 @@ def _no_figure(*_: object) -> str:
     return ""
 
 
-def _draw_series(axes: Any, series: Series, by: By, theme: Theme, *, faint: bool) -> None:
+def _draw_series(
+    axes: Any, series: Series, by: By, theme: Theme, *, faint: bool, stepped: bool
+) -> None:
     few = len(series.values) <= 60
     axes.plot(
         series.places(by),
@@ -187,6 +191,7 @@ def _draw_series(axes: Any, series: Series, by: By, theme: Theme, *, faint: bool
         marker="o" if (few and series.curve.kind == "eval") or len(series.values) == 1 else None,
         markersize=3.6,
         solid_joinstyle="round",
+        drawstyle="steps-pre" if stepped else "default",
         gid=f"run-{series.run}",
     )
 

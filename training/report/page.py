@@ -12,6 +12,7 @@ import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
+from shards.progress import duration
 from training.report import comparison, markup
 from training.report.curves import By, Figure
 from training.report.drawing import BOX, COLOURS, svg
@@ -77,7 +78,7 @@ def _resource(name: str) -> str:
 
 def _subtitle(runs: Sequence[Run]) -> str:
     models = sorted({str(run.part("config", "model")) for run in runs if run.part("config")})
-    many = f"{len(runs)} runs" if len(runs) > 1 else f"The run {runs[0].name}"
+    many = f"{len(runs)} runs" if len(runs) > 1 else f"{runs[0].name}: a run"
     return f"{many} of {' and '.join(models)}." if models else f"{many}."
 
 
@@ -93,7 +94,7 @@ _RESULT_COLUMNS = (
     ("Last top-1", "number"),
     ("Images/s", "number"),
     ("Waiting", "number"),
-    ("Hours", "number"),
+    ("Time", "number"),
     ("State", ""),
 )
 
@@ -105,7 +106,7 @@ def _results(runs: Sequence[Run]) -> str:
         markup.table(_RESULT_COLUMNS, rows),
         markup.note(
             "Accuracies are of every validation image. Images/s and waiting for data are means "
-            "over the training steps; hours are of running, evaluation in them."
+            "over the training steps; the time is of running, evaluation in it."
         ),
     )
 
@@ -125,7 +126,7 @@ def _result(place: int, run: Run) -> list[str]:
         _percent(last, "top1"),
         "" if speed is None else f"{speed:,.0f}",
         "" if waiting is None else f"{100 * waiting:.1f} %",
-        f"{run.hours:.2f}",
+        duration(3600 * run.hours),
         markup.escaped(run.state)
         + (f" <small>{run.starts} starts</small>" if run.starts > 1 else ""),
     ]
@@ -183,7 +184,7 @@ def _figures(figures: Sequence[Figure]) -> tuple[list[str], list[dict[str, objec
         unit = f" <small>{markup.escaped(plot.unit)}</small>" if plot.unit else ""
         drawn.append(
             f'<figure data-plot="{place}">\n<figcaption><h3>{markup.escaped(plot.title)}{unit}</h3>'
-            f"<small>{markup.escaped(plot.about)}</small></figcaption>\n{sheets}</figure>\n"
+            f"<small>{markup.escaped(figure.about)}</small></figcaption>\n{sheets}</figure>\n"
         )
         plots.append(_plot_data(figure, axes))
     return drawn, plots
