@@ -12,11 +12,14 @@ import dataclasses
 import importlib.metadata
 import pickle
 import platform
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, BinaryIO, Literal, TypeAlias, cast
 
+import PIL
 import torch
 from torch import Tensor
 
@@ -34,6 +37,10 @@ Window: TypeAlias = tuple[int, int, int]
 
 class ForeignFile(DamagedData):
     """A file that is no checkpoint of ours; it may be somebody else's."""
+
+
+class OtherSchema(DamagedData):
+    """A checkpoint of another version, which is sound and not to be replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,11 @@ class Best(Counts):
     loss: float
     weights: Literal["model", "ema"] = "model"  # which were evaluated
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """(epochs that were over, steps of the next) when it was evaluated."""
+        return self.epoch, 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -80,12 +92,15 @@ class Checkpoint:
 
 
 def current_versions() -> dict[str, str]:
-    """Versions worth knowing when a result is questioned."""
+    """Versions worth knowing when a result is questioned: timm's optimisers, decoders' pixels."""
     return {
         "imagenet-resnet": _version("imagenet-resnet"),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "torchvision": _version("torchvision"),
+        "timm": _version("timm"),
+        "pillow": PIL.__version__,  # pillow-simd's is another distribution
+        "simplejpeg": _version("simplejpeg"),
     }
 
 
@@ -107,12 +122,30 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     content["best"] = None if checkpoint.best is None else dataclasses.asdict(checkpoint.best)
     try:
         with atomic_file(path) as file:
-            torch.save(content, file)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            noting = _Noting(file)
+            torch.save(content, cast("IO[bytes]", noting))
+    except (OSError, RuntimeError) as error:
+        cause = noting.failure or error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise ToolError(
             f"{path} could not be written ({reason}); make room or mend the folder"
         ) from error
+
+
+class _Noting:
+    """A file that remembers why it could not be written: torch's writer says something else."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.flush = file.flush
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -135,7 +168,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise _foreign(path)
     if content.get("schema") != SCHEMA:
-        raise DamagedData(
+        raise OtherSchema(
             f"{path} has checkpoint schema {content.get('schema')}, and this version reads "
             f"{SCHEMA}; use the version of imagenet-resnet that wrote it"
         )
@@ -159,13 +192,21 @@ def _check_container(path: Path) -> None:
     check_zip(path, remedy="use another checkpoint of the run")
 
 
+# What zipfile raises for damaged bytes; seeking where they say may be an OSError, and so is a
+# disk that cannot read.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError, RuntimeError,
+    struct.error, zlib.error, OSError,
+)  # fmt: skip
+
+
 def check_zip(path: Path, *, remedy: str) -> None:
     """Verify the checksums of torch.save's zip, which torch does not. Raises DamagedData."""
     try:
         with zipfile.ZipFile(path) as archive:
             check_stored(path, archive)
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _ZIP_ERRORS as error:
         raise DamagedData(f"{path} is truncated or damaged; {remedy}") from error
     if damaged is not None:
         raise DamagedData(

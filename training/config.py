@@ -42,8 +42,9 @@ class TrainConfig:
     init_weights: Path | None  # a file of weights to start from instead of random ones
     recipe: Recipe  # with all that was asked for in the place of its values
     epochs: int
-    batch_size: int  # samples a process, as asked for
+    batch_size: int  # samples a process, as asked for; of --global-batch the largest share
     global_batch: int  # samples a step over all processes; a resumed run keeps it
+    global_batch_given: bool  # whether it was asked for, instead of batch_size
     lr: float  # peak, for the global batch; never rescaled
     lr_from_recipe: bool
     image_size: int  # training crop at the end of the run, pixels a side
@@ -97,6 +98,7 @@ def resolve(
     settings: Mapping[str, object] | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
+    global_batch: int | None = None,
     lr: float | None = None,
     image_size: int | None = None,
     amp: AmpRequest = "auto",
@@ -124,7 +126,7 @@ def resolve(
     value that cannot be.
     """
     values = _recipe(find_recipe(recipe), image_size, settings or {}, stem)
-    per_process = values.batch_size if batch_size is None else batch_size
+    per_process, batch = _batches(values, batch_size, global_batch, world)
     config = TrainConfig(
         shards=shards,
         stream=stream,
@@ -137,8 +139,9 @@ def resolve(
         recipe=values,
         epochs=values.epochs if epochs is None else epochs,
         batch_size=per_process,
-        global_batch=per_process * world,
-        lr=values.peak_lr(per_process * world) if lr is None else lr,
+        global_batch=batch,
+        global_batch_given=global_batch is not None,
+        lr=values.peak_lr(batch) if lr is None else lr,
         lr_from_recipe=lr is None,
         image_size=values.image_size,
         amp=amp,
@@ -186,6 +189,23 @@ def _recipe(
     return made
 
 
+def _batches(
+    recipe: Recipe, batch_size: int | None, global_batch: int | None, world: int
+) -> tuple[int, int]:
+    """(samples a process, samples a step over all processes)."""
+    if global_batch is None:
+        own = recipe.batch_size if batch_size is None else batch_size
+        return own, own * world
+    if batch_size is not None:
+        raise UsageError(
+            f"--batch-size {batch_size} (a process) and --global-batch {global_batch} (all "
+            "processes) say the same thing twice; give one of them"
+        )
+    if global_batch < 1:
+        raise UsageError(f"--global-batch {global_batch}: it must be at least 1")
+    return -(-global_batch // world), global_batch
+
+
 def minutes_of(text: str) -> float:
     """What --max-time says: minutes, or HH:MM:SS as Slurm writes it. Raises UsageError."""
     try:
@@ -214,48 +234,52 @@ def config_values(config: TrainConfig) -> dict[str, object]:
 
 
 def derived(
-    config: TrainConfig, *, samples: int, val_samples: int, classes: int, world: int
+    config: TrainConfig,
+    *,
+    samples: int,
+    val_samples: int,
+    classes: int,
+    world: int,
+    train_shards: int | None,
+    val_shards: int | None,
 ) -> dict[str, object]:
     """The numbers that follow from configuration and data, shown before the first step.
 
-    Raises UsageError where the training set cannot fill one global batch, or a process would
-    get too little of it.
+    The counts of shards are None where there are none: class folders, made-up pictures. Raises
+    UsageError where the training set cannot fill one global batch, or a process would get too
+    little of it.
     """
     steps = steps_per_epoch(samples, config.global_batch, drop_last=config.recipe.drop_last)
     if steps == 0:
         raise UsageError(
             f"{config.shards / 'train'} has {samples} samples, fewer than one global batch of "
-            f"{config.global_batch}; give a smaller --batch-size"
+            f"{config.global_batch}; give a smaller --batch-size or --global-batch"
         )
     used = steps * config.global_batch if config.recipe.drop_last else samples
+    _check_shares(config, world)
     least, most = config.global_batch // world, -(-config.global_batch // world)
-    smallest = min(config.image_size_at(0), config.image_size)
-    if least < 1 + (smallest == SMALLEST_IMAGE[config.stem]):
-        raise UsageError(
-            f"{world} processes get {least} of a global batch of {config.global_batch} pictures of "
-            f"{smallest} pixels, too few for batch normalisation; use fewer processes or "
-            "a larger --batch-size"
-        )
-    if least // config.accumulate < 1 + (smallest == SMALLEST_IMAGE[config.stem]):
-        raise UsageError(
-            f"--accumulate {config.accumulate} cuts a process's {least} samples of a global batch "
-            "into parts that are too small for batch normalisation; give a smaller one"
-        )
     recipe = config.recipe
     return {
+        "model": config.model if config.stem == "imagenet" else f"{config.model}, small stem",
+        "recipe": _difference(config),
+        "seed": config.seed,
         "world": world,
         "batch_per_process": least if least == most else [least, most],
         "accumulate": config.accumulate,
         "global_batch": config.global_batch,
+        "shards": str(config.shards) if config.stream is None else config.stream,
         "classes": classes,
         "train_samples": samples,
+        "train_shards": train_shards,
         "val_samples": val_samples,
+        "val_shards": val_shards,
         "steps_per_epoch": steps,
         "dropped_per_epoch": samples - used,
         "epochs": config.epochs,
         "total_steps": steps * config.epochs,
-        "recipe": _difference(recipe),
-        "optimizer": f"{recipe.optimizer}, weight decay {recipe.weight_decay:g}",
+        "optimizer": _optimizer(recipe),
+        "loss": _loss(recipe),
+        "peak_lr": _peak(config),
         "schedule": recipe.schedule,
         "warmup_epochs": min(config.schedule.warmup, config.epochs),
         "lr_corners": [[epoch, lr] for epoch, lr in lr_corners(config.schedule, steps)],
@@ -266,15 +290,66 @@ def derived(
     }
 
 
-def _difference(recipe: Recipe) -> str:
-    """The recipe's name, and in what it is not the one of that name."""
+def _check_shares(config: TrainConfig, world: int) -> None:
+    """Raises UsageError where a process would get too little of a global batch."""
+    least = config.global_batch // world
+    smallest = min(config.image_size_at(0), config.image_size)
+    if least < 1 + (smallest == SMALLEST_IMAGE[config.stem]):
+        raise UsageError(
+            f"{world} processes get {least} of a global batch of {config.global_batch} pictures of "
+            f"{smallest} pixels, too few for batch normalisation; use fewer processes or "
+            "a larger --batch-size or --global-batch"
+        )
+    if least // config.accumulate < 1 + (smallest == SMALLEST_IMAGE[config.stem]):
+        raise UsageError(
+            f"--accumulate {config.accumulate} cuts a process's {least} samples of a global batch "
+            "into parts that are too small for batch normalisation; give a smaller one"
+        )
+
+
+def warmup_note(config: TrainConfig) -> str | None:
+    """What to say of a warm-up that is not over before the run is; None where it is."""
+    schedule = config.schedule
+    if schedule.warmup < config.epochs:
+        return None
+    last = schedule.peak * config.epochs / schedule.warmup  # warm-up is linear
+    return (
+        f"the warm-up takes {schedule.warmup} epochs and the run has {config.epochs}: the learning "
+        f"rate rises to {last:.4g} of a peak of {schedule.peak:.4g} and never falls; give more "
+        "--epochs, or fewer --warmup-epochs"
+    )
+
+
+def _difference(config: TrainConfig) -> str:
+    """The recipe's name, and in what the run is not as the recipe of that name has it."""
+    recipe = config.recipe
     own = recipe_values(find_recipe(recipe.name))
-    other = [
-        f"{name} {value} instead of {own[name]}"
-        for name, value in recipe_values(recipe).items()
-        if value != own[name]
-    ]
+    run = recipe_values(recipe) | {"epochs": config.epochs, "batch_size": config.batch_size}
+    own["lr"], run["lr"] = f"{recipe.peak_lr(config.global_batch):g}", f"{config.lr:g}"
+    other = [f"{name} {run[name]} instead of {own[name]}" for name in own if run[name] != own[name]]
     return f"{recipe.name}, with {', '.join(other)}" if other else recipe.name
+
+
+def _optimizer(recipe: Recipe) -> str:
+    nesterov = ", nesterov" if recipe.nesterov else ""
+    return (
+        f"{recipe.optimizer}, momentum {recipe.momentum:g}{nesterov}, "
+        f"weight decay {recipe.weight_decay:g}"
+    )
+
+
+def _loss(recipe: Recipe) -> str:
+    threshold = f", targets above {recipe.bce_threshold:g}" if recipe.bce_threshold else ""
+    smoothing = f", label smoothing {recipe.label_smoothing:g}" if recipe.label_smoothing else ""
+    return f"{recipe.loss}{threshold}{smoothing}"
+
+
+def _peak(config: TrainConfig) -> str:
+    """The peak learning rate, and whose it is."""
+    of_recipe = config.recipe.peak_lr(config.global_batch)
+    if config.lr_from_recipe:
+        return f"{config.lr:g}, the recipe's for this global batch"
+    return f"{config.lr:g}, as asked for (the recipe's for this global batch is {of_recipe:g})"
 
 
 def _sizes(config: TrainConfig) -> int | str:

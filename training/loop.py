@@ -276,6 +276,8 @@ class Loop:
         state = self.state
         self._report()
         self._check_weights()
+        if instead_of is None:  # else the best may be this moment, which is in no file yet
+            state.best = self.saver.best()
         order = state.order_text()
         self.saver.save(lambda: state.checkpoint(order), instead_of=instead_of)
         self._agreement.saved()
@@ -290,11 +292,17 @@ class Loop:
         """Stand at the last checkpoint again, the steps since the last good line left out."""
         state, config = self.state, self._session.config
         where = f"{found} at or before step {state.step} of epoch {state.epoch + 1}"
-        path = self.saver.latest() if config.on_nonfinite == "rollback" else None
-        if path is None or self._rollbacks >= _ROLLBACKS_AT_MOST:
+        path = self.saver.latest()
+        if path is None:
             raise ToolError(
-                f"{where}, and training stopped; the checkpoints are from before: start anew with "
-                "a smaller --lr, or with --amp off"
+                f"{where}, before anything was saved; start anew with a smaller --lr, or with "
+                "--amp off"
+            ) from found
+        if config.on_nonfinite != "rollback" or self._rollbacks >= _ROLLBACKS_AT_MOST:
+            gone_back = f" after going back {self._rollbacks} times" if self._rollbacks else ""
+            raise ToolError(
+                f"{where}{gone_back}, and training stopped; {path.name} is from before: start "
+                "anew with a smaller --lr or --amp off, or give --on-nonfinite rollback"
             ) from found
         window = (state.epoch, *self._interval)
         left_out = [*state.left_out, window]

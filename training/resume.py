@@ -109,14 +109,14 @@ def _with_saved_batch(config: TrainConfig, path: Path, saved: Mapping[str, Any])
     """Take the saved global batch, unless --batch-size plainly asks for a different one.
 
     The same command on another number of processes (the same --batch-size), or a --batch-size
-    that makes the same global batch, goes on.
+    or --global-batch that makes the same global batch, goes on.
     """
     same = config.global_batch == saved["global_batch"]
-    if not same and config.batch_size != saved["batch_size"]:
+    if not same and (config.global_batch_given or config.batch_size != saved["batch_size"]):
         raise UsageError(
             f"{path} was trained with a global batch of {saved['global_batch']} and this command "
             f"asks for {config.global_batch}; give --batch-size {saved['batch_size']} as before "
-            f"(a resumed run keeps its global batch), {_ANEW}"
+            f"or --global-batch {saved['global_batch']} (a resumed run keeps it), {_ANEW}"
         )
     return with_global_batch(config, saved["global_batch"])
 

@@ -12,6 +12,7 @@ A link is made under a temporary name and renamed, so both names always are whol
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -19,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.durable import atomic_file, folder_lock, remove_leftovers, sync_folder, temporary_name
-from shards.errors import DamagedData, ToolError
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from shards.errors import ToolError
+from training.checkpoint import Checkpoint, save_checkpoint
 
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{6,}))?\.pt")
 
@@ -50,17 +51,18 @@ class RunFolder:
                 remove_leftovers(folder)
             yield
 
-    def place_of(self, path: Path) -> tuple[int, int] | None:
-        """(epoch, step) of a checkpoint's name, or None where the name is not one."""
+    def place_at(self, path: Path) -> tuple[int, int]:
+        """(epoch, step) of a checkpoint's name."""
         match = _NAME.fullmatch(path.name)
-        return (int(match[1]), int(match[2] or 0)) if match else None
+        assert match is not None, path
+        return int(match[1]), int(match[2] or 0)
 
     def saved(self) -> list[Path]:
         """The checkpoints there are, earliest first."""
         if not self.checkpoints.is_dir():
             return []
-        found = {path: self.place_of(path) for path in self.checkpoints.iterdir()}
-        return [path for _, path in sorted((place, path) for path, place in found.items() if place)]
+        files = (path for path in self.checkpoints.iterdir() if path.is_file())
+        return sorted(filter(_is_checkpoint, files), key=self.place_at)
 
     def path_at(self, place: tuple[int, int]) -> Path:
         """Where the checkpoint of (epoch, step) lies."""
@@ -76,25 +78,27 @@ class RunFolder:
 
         The one of the place `instead_of` (epoch, step) is dropped too.
         """
-        path = self.path_at(checkpoint.position.place)
+        place = checkpoint.position.place
+        path = self.path_at(place)
         save_checkpoint(path, checkpoint)
         self.point_at(path, checkpoint)
         if instead_of is not None:
             self.path_at(instead_of).unlink(missing_ok=True)
-        for old in self.saved()[:-keep]:
+        for old in [each for each in self.saved() if self.place_at(each) <= place][:-keep]:
             old.unlink()
         return path
 
     def point_at(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Make last.pt this checkpoint, and best.pt too where it is the best one.
-
-        Called after saving, and again when a run goes on from a checkpoint: a kill may have
-        come between the file and its links.
-        """
+        """Make last.pt this checkpoint, and best.pt too where it is the best one."""
         self.link(path, self.last)
-        best = checkpoint.best
-        if best is not None and checkpoint.position.place == (best.epoch, 0):
+        if checkpoint.best is not None and checkpoint.position.place == checkpoint.best.place:
             self.link(path, self.best)
+
+    def set_aside(self, path: Path) -> Path:
+        """Give a file a name under which nobody looks for a checkpoint; what it is now."""
+        names = (path.with_name(f"{path.name}.aside{number or ''}") for number in itertools.count())
+        free = next(name for name in names if not name.exists())
+        return path.rename(free)
 
     def link(self, path: Path, name: Path) -> None:
         """Make `name` another name of the file at `path`, in one step."""
@@ -112,27 +116,5 @@ class RunFolder:
         sync_folder(name.parent)
 
 
-def latest_whole(run: RunFolder) -> tuple[Path, Checkpoint, list[str]] | None:
-    """The latest checkpoint that is whole, with a sentence for each later one that is not.
-
-    None where the run has none yet. Raises DamagedData where it has some and none is whole.
-    """
-    problems: list[str] = []
-    for path in reversed(run.saved()):
-        loaded = _try_to_load(path)
-        if isinstance(loaded, Checkpoint):
-            return path, loaded, problems
-        problems.append(str(loaded))
-    if problems:
-        raise DamagedData(
-            f"none of the {len(problems)} checkpoints in {run.checkpoints} is whole "
-            f"({problems[0]}); move them away to start anew"
-        )
-    return None
-
-
-def _try_to_load(path: Path) -> Checkpoint | DamagedData:
-    try:
-        return load_checkpoint(path)
-    except DamagedData as error:
-        return error
+def _is_checkpoint(path: Path) -> bool:
+    return _NAME.fullmatch(path.name) is not None

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shards.errors import ToolError
-from training.checkpoint import Checkpoint
+from training.checkpoint import Best, Checkpoint
 from training.distributed import World, from_main
 from training.log import RunLog
 from training.run_folder import RunFolder
@@ -22,9 +22,10 @@ from training.run_folder import RunFolder
 class _Writing(threading.Thread):
     """Writes one checkpoint, after the log lines that lie before it."""
 
-    def __init__(self, log: RunLog, write: Callable[[], Path]) -> None:
+    def __init__(self, log: RunLog, write: Callable[[], Path], best: Best | None) -> None:
         super().__init__(name="checkpoint", daemon=True)
         self._log, self._write = log, write
+        self.best = best  # as the checkpoint has it
         self.path: Path | None = None
         self.failure: Exception | None = None
 
@@ -59,9 +60,13 @@ class Saver:
         *,
         keep: int,
         latest: Path | None,
+        best: Best | None,
         note: Callable[[str], None],
     ) -> None:
-        """`log` is rank 0's. `latest` is the checkpoint that the run went on from, if any."""
+        """`log` is rank 0's. `latest` is the checkpoint that the run went on from, if any.
+
+        `best` is what that one calls the best.
+        """
         self._folder = folder
         self._log = log
         self._world = world
@@ -69,6 +74,7 @@ class Saver:
         self._note = note
         self._writing: _Writing | None = None
         self._latest = latest  # whole
+        self._best = best  # of the latest one
         self._failure: ToolError | None = None  # of the newest, where it could not be written
 
     def save(
@@ -85,6 +91,7 @@ class Saver:
         self._writing = _Writing(
             self._log,
             lambda: self._folder.save(checkpoint, keep=self._keep, instead_of=instead_of),
+            checkpoint.best,
         )
         self._writing.start()
 
@@ -96,6 +103,10 @@ class Saver:
     def latest(self) -> Path | None:
         """The latest whole checkpoint, if any, waited for; equal on all processes."""
         return from_main(self._settled, self._world)
+
+    def best(self) -> Best | None:
+        """The best of the latest whole checkpoint, so that there is a file of it; as `latest`."""
+        return from_main(self._settled_best, self._world)
 
     def finish(self) -> Path:
         """The checkpoint saved last, once it is whole. Raises ToolError where it could not be."""
@@ -109,6 +120,10 @@ class Saver:
     def _settled(self) -> Path | None:
         self._settle()
         return self._latest
+
+    def _settled_best(self) -> Best | None:
+        self._settle()
+        return self._best
 
     def _last_one(self) -> Path:
         self._settle()
@@ -124,10 +139,10 @@ class Saver:
         """Wait for the one under way and take note of how it went."""
         if self._writing is None:
             return
-        outcome = self._writing.outcome()
+        outcome, best = self._writing.outcome(), self._writing.best
         self._writing = None
         if isinstance(outcome, Path):
-            self._latest, self._failure = outcome, None
+            self._latest, self._best, self._failure = outcome, best, None
             return
         self._failure = outcome
         self._note(

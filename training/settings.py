@@ -16,7 +16,8 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 from shards.errors import UsageError
 from training.recipes import Recipe
 
-_OF_OPTIONS: Final = ("epochs", "batch_size", "image_size", "base_lr", "base_batch", "lr_scaling")
+_OF_PEAK: Final = ("base_lr", "base_batch", "lr_scaling")  # all three are set by lr
+_OF_OPTIONS: Final = ("epochs", "batch_size", "image_size", *_OF_PEAK)
 _TEXTS: Final = ("name", "source", "published", "remarks", "notes")
 # Name of each value that can be set, and its type as the recipe declares it.
 SETTINGS: Final[Mapping[str, Any]] = {
@@ -53,11 +54,7 @@ def changed(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     for name in changes:
         if name not in SETTINGS:
             raise UsageError(f"a recipe has no {name}{nearest(name, SETTINGS)}")
-    values = {name: fitted(name, value, SETTINGS[name]) for name, value in changes.items()}
-    for name, value in values.items():
-        text, holds = _RULES.get(name, _AT_LEAST_ZERO)
-        if isinstance(value, int | float | tuple) and not holds(value):
-            raise UsageError(f"{name} is {_shown(value)}; it must be {text}")
+    values = {name: checked(name, value) for name, value in changes.items()}
     if "warmup_epochs" in values:  # all of them, whatever the global batch
         values.setdefault("warmup_per_256", 0)
     made = dataclasses.replace(recipe, **values)
@@ -66,10 +63,23 @@ def changed(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     return made
 
 
+def checked(name: str, value: object) -> Any:
+    """The value of one of `SETTINGS`. Raises UsageError for another kind and for one out of range.
+
+    What does not go together is seen by `changed`.
+    """
+    made = fitted(name, value, SETTINGS[name])
+    text, holds = _RULES.get(name, _AT_LEAST_ZERO)
+    if isinstance(made, int | float | tuple) and not holds(made):
+        raise UsageError(f"{name} is {_shown(made)}; it must be {text}")
+    return made
+
+
 def fitted(name: str, value: object, kind: Any) -> Any:
     """`value` as the kind that a type says, which is a whole number, a text, two numbers, ...
 
-    A whole number passes for a number, and a list of two for a pair. Raises UsageError otherwise.
+    A whole number passes for a number, a list of two for a pair, and a number for its text, as on
+    a command line. Raises UsageError otherwise.
     """
     wanted = [each for each in get_args(kind) if each is not NoneType]
     if NoneType in get_args(kind):
@@ -81,6 +91,8 @@ def fitted(name: str, value: object, kind: Any) -> Any:
         return tuple(fitted(name, each, part) for each, part in zip(value, wanted, strict=True))
     if get_origin(kind) is Literal and value in wanted:
         return value
+    if kind is str and numeric:
+        return str(value)
     if kind in (int, bool, str) and type(value) is kind:
         return value
     raise UsageError(f"{name} is {_shown(value)}; it must be {_described(kind)}")
@@ -88,7 +100,9 @@ def fitted(name: str, value: object, kind: Any) -> Any:
 
 def nearest(name: str, known: Collection[str]) -> str:
     """What to say after an unknown name: the known one that is most like it, or where all are."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if name in _OF_PEAK:
+        return " to be set; use lr, the peak learning rate for the global batch"
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if found:
         return f"; did you mean {found[0]}?"
     return "; `resnet recipes NAME` and `resnet train --help` show what there is"
@@ -99,7 +113,9 @@ def _described(kind: Any) -> str:
         return f"one of {', '.join(get_args(kind))}"
     if get_origin(kind) is tuple:
         return "two numbers, as [0.08, 1.0]"
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(
+        kind, "a text in quotes"
+    )
 
 
 def _shown(value: object) -> str:

@@ -68,6 +68,8 @@ class TrainState:
 
     def restore(self, start: Checkpoint) -> None:
         """Stand where a checkpoint stands. Raises DamagedData where it does not fit."""
+        if start.position.epoch and self._session.config.recipe.momentum and not start.optimizer:
+            raise DamagedData("the checkpoint has lost the optimiser's state; use another one")
         load_weights(self.network, start)
         self.optimizer.state.clear()
         load_optimizer_state(self.optimizer, self.network, start.optimizer)

@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
+from shards.cores import available_cores
 from shards.dataset import Dataset
 from shards.durable import atomic_write_bytes
 from shards.errors import ToolError, UsageError
+from shards.hashing import hash_file
 from shards.order import steps_per_epoch
 from shards.progress import Progress, Silent
 from shards.stream import INEXACT
-from training.checkpoint import Best, Checkpoint, current_versions, load_checkpoint
-from training.config import TrainConfig, config_values, derived
+from shards.urls import expand
+from training.checkpoint import Best, Checkpoint, current_versions
+from training.config import TrainConfig, config_values, derived, warmup_note
 from training.config_file import config_text
 from training.device import choose
 from training.distributed import (
@@ -37,12 +43,12 @@ from training.distributed import (
 )
 from training.evaluate import Evaluation, check_labels
 from training.loop import Loop, Outcome, out_of_patience
-from training.place import restarts
 from training.reporting import Reporter
 from training.resume import reconcile
-from training.run_folder import RunFolder, latest_whole
+from training.run_folder import RunFolder
 from training.saving import Saver
 from training.session import Record, Session
+from training.start import Start, find_start, settle, with_best
 from training.state import TrainState
 from training.stopping import Signals, Stopped
 from training.synthetic import NOTHING_LEARNT, SYNTHETIC
@@ -67,15 +73,6 @@ class TrainResult:
     log: Path
     seconds: float  # of this call
     is_main: bool  # whether this process is the one that reports
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """Where a run goes on."""
-
-    path: Path
-    checkpoint: Checkpoint
-    problems: list[str]  # later checkpoints that were not whole
 
 
 def train(
@@ -131,13 +128,21 @@ def _joined_run(
         from_main(lambda: _lock(session.folder, stack), world)
         try:
             return _run(session, signals, begun)
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise ToolError(
                 f"{device.torch_device} ran out of memory at --batch-size {config.batch_size}, "
                 f"--accumulate {config.accumulate} and --image-size {config.image_size}; try "
                 f"--accumulate {2 * config.accumulate}, which trains the same in smaller parts, or "
                 f"--batch-size {max(config.batch_size // 2, 1)}"
             ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On the CPU torch raises an ordinary RuntimeError, in the words of its c10/core."""
+    ordinary = not isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return not ordinary or "DefaultCPUAllocator: " in str(error)
 
 
 def _lock(folder: RunFolder, stack: contextlib.ExitStack) -> None:
@@ -159,19 +164,17 @@ def _check_splits(train_set: TrainSet, val_set: Dataset) -> None:
 
 def _run(session: Session, signals: Signals, begun: float) -> TrainResult:
     folder, world = session.folder, session.world
-    start = from_main(lambda: _find_start(session.config, folder), world)
+    start = from_main(lambda: find_start(session.config, folder), world)
     if start is not None:
         config = reconcile(
             session.config, start.path, start.checkpoint, session.data, session.train_set.classes
         )
         session = dataclasses.replace(session, config=config)
-    plan = derived(
-        session.config,
-        samples=session.train_samples,
-        val_samples=len(session.val_set),
-        classes=len(session.train_set.classes),
-        world=world.size,
-    )
+        best, notes = from_main(partial(settle, folder, start), world)
+        start = with_best(start, best)
+        for each in notes:
+            session.progress.note(each)
+    plan = _plan(session)
     check_agreement(_facts(session), world)
     if start is not None:
         reason = _nothing_left(session, start.checkpoint)
@@ -183,7 +186,7 @@ def _run(session: Session, signals: Signals, begun: float) -> TrainResult:
 def _trained(
     session: Session,
     signals: Signals,
-    start: _Start | None,
+    start: Start | None,
     plan: dict[str, object],
     begun: float,
 ) -> TrainResult:
@@ -229,7 +232,7 @@ def _write_configuration(session: Session) -> None:
 def _make_loop(
     session: Session,
     signals: Signals,
-    start: _Start | None,
+    start: Start | None,
     begun: float,
     stack: contextlib.ExitStack,
 ) -> Loop:
@@ -247,6 +250,7 @@ def _make_loop(
         world,
         keep=config.keep,
         latest=None if start is None else start.path,
+        best=None if start is None else start.checkpoint.best,
         note=session.progress.note,
     )
     stack.callback(saver.close)
@@ -260,37 +264,6 @@ def _make_loop(
     return Loop(
         session, loader=loader, state=state, reporter=reporter, saver=saver, agreement=agreement
     )
-
-
-def _find_start(config: TrainConfig, folder: RunFolder) -> _Start | None:
-    """The checkpoint to go on from, by --resume; None for a new run.
-
-    A run that was restarted after a loss goes on with what it saved itself, however it began.
-    """
-    saved, first_try = folder.saved(), restarts() == 0
-    if config.resume == "never" and first_try:
-        if saved:
-            raise UsageError(
-                f"{folder.path} holds a run already ({saved[-1].name}); give another --out, or "
-                "--resume auto to go on with it"
-            )
-        return None
-    if isinstance(config.resume, Path):
-        checkpoint = load_checkpoint(config.resume)
-        place = checkpoint.position.place
-        later = [path for path in saved if (folder.place_of(path) or ()) > place]
-        if not later:
-            return _Start(path=config.resume, checkpoint=checkpoint, problems=[])
-        if first_try:
-            raise UsageError(
-                f"{folder.path} holds a later checkpoint ({later[-1].name}) than {config.resume}; "
-                "move it away to go back, or give another --out"
-            )
-    found = latest_whole(folder)
-    if found is None:
-        return None
-    folder.point_at(found[0], found[1])
-    return _Start(path=found[0], checkpoint=found[1], problems=found[2])
 
 
 def _facts(session: Session) -> dict[str, object]:
@@ -324,7 +297,7 @@ def _nothing_left(session: Session, start: Checkpoint) -> Reason | None:
     return None
 
 
-def _at_rest(session: Session, start: _Start, reason: Reason, begun: float) -> TrainResult:
+def _at_rest(session: Session, start: Start, reason: Reason, begun: float) -> TrainResult:
     position, best = start.checkpoint.position, start.checkpoint.best
     config, path = session.config, session.folder.path
     session.progress.note(
@@ -360,11 +333,31 @@ def _open_train_set(config: TrainConfig, val_set: Dataset, stack: contextlib.Exi
     )
 
 
+def _plan(session: Session) -> dict[str, object]:
+    plan = derived(
+        session.config,
+        samples=session.train_samples,
+        val_samples=len(session.val_set),
+        classes=len(session.train_set.classes),
+        world=session.world.size,
+        train_shards=_count_shards(session.train_set),
+        val_shards=_count_shards(session.val_set),
+    )
+    folder = session.folder
+    return plan | {"checkpoints": str(folder.checkpoints), "log": str(folder.log)}
+
+
+def _count_shards(train_set: TrainSet) -> int | None:
+    if isinstance(train_set, Streamed):
+        return None if train_set.urls == SYNTHETIC else len(expand(train_set.urls))
+    return None if train_set.is_loose else len(np.unique(train_set.shards))
+
+
 def _announce(
     session: Session,
     state: TrainState,
     reporter: Reporter,
-    start: _Start | None,
+    start: Start | None,
     plan: dict[str, object],
 ) -> None:
     """Say from where the run goes on, and log what it will do."""
@@ -372,8 +365,6 @@ def _announce(
         made_up = session.train_set.urls == SYNTHETIC
         session.progress.note(NOTHING_LEARNT if made_up else INEXACT)
     if start is not None:
-        for problem in start.problems:
-            session.progress.note(f"{problem}; going back to {start.path.name}")
         session.progress.note(
             f"going on from {start.path}: {state.epoch} epochs and {state.step} steps are done"
         )
@@ -383,11 +374,24 @@ def _announce(
             "samples": state.samples,
             "resumed_from": None if start is None else str(start.path),
             "device": str(session.device.torch_device),
+            "device_name": session.device.name,
             "device_reason": session.device.reason,
+            "host": socket.gethostname(),
+            "cores": available_cores(),
             "precision": session.precision,
             "plan": plan,
             "config": config_values(session.config),
+            "init_weights_sha256": _digest_of_weights(session) if start is None else None,
             "data": session.data,
             "versions": current_versions(),
         },
     )
+    too_long = warmup_note(session.config)
+    if too_long is not None:
+        session.progress.note(too_long)
+
+
+def _digest_of_weights(session: Session) -> str | None:
+    """SHA-256 of the file that the run begins with; rank 0 alone reads it again."""
+    path = session.config.init_weights
+    return hash_file(path)[1] if path is not None and session.world.is_main else None

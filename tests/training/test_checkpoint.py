@@ -10,43 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import checkpoint, names_in
 
 from shards.errors import DamagedData, ToolError
 from training.checkpoint import (
     FORMAT,
-    Best,
     Checkpoint,
-    Position,
-    current_versions,
     load_checkpoint,
     save_checkpoint,
 )
-from training.run_folder import RunFolder, latest_whole
-
-
-def checkpoint(epoch: int = 1, step: int = 0, best: int | None = None) -> Checkpoint:
-    """A small one; `best` is the epoch of its best evaluation."""
-    return Checkpoint(
-        model={"weight": torch.arange(5000, dtype=torch.float32), "count": torch.tensor(3)},
-        optimizer={"weight": {"momentum_buffer": torch.ones(5000), "step": 3}},
-        scaler={"scale": 65536.0, "_growth_tracker": 7},
-        ema={"weight": torch.zeros(5000)},
-        rng={"torch": torch.get_rng_state()},
-        position=Position(epoch=epoch, step=step, samples=99, order="00ff00ff00ff00ff"),
-        best=None
-        if best is None
-        else Best(epoch=best, top1_count=3, top5_count=5, samples=6, loss=0.5, weights="ema"),
-        left_out=[(0, 3, 5)],
-        config={"model": "resnet18", "lr": 0.1, "crop": [0.08, 1.0], "max_steps": None},
-        data={"train": "ab", "val": "cd", "train_samples": 9, "val_samples": 3},
-        classes=["n01", "n02"],
-        class_names=["tench", "Ente, grün"],
-        versions=current_versions(),
-    )
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+from training.run_folder import RunFolder
+from training.start import latest_whole, settle
 
 
 def same(first: Any, second: Any) -> bool:
@@ -208,10 +182,11 @@ def test_the_latest_whole_one_is_taken_and_the_others_named(tmp_path: Path) -> N
     os.truncate(run.path_at((2, 0)), 100)
     found = latest_whole(run)
     assert found is not None
-    path, loaded, problems = found
-    assert (path.name, loaded.position.place) == ("epoch-0001-step-000040.pt", (1, 40))
-    assert len(problems) == 1
-    assert "epoch-0002.pt is truncated" in problems[0]
+    place = found.checkpoint.position.place
+    assert (found.path.name, place) == ("epoch-0001-step-000040.pt", (1, 40))
+    ((path, why),) = found.passed_over
+    assert path == run.path_at((2, 0))
+    assert "epoch-0002.pt is truncated" in why
 
 
 def test_a_run_of_damaged_checkpoints_is_not_started_anew(tmp_path: Path) -> None:
@@ -226,12 +201,12 @@ def test_links_are_made_good_after_a_kill_between(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.save(checkpoint(1, 0, best=1), keep=3)
     save_checkpoint(run.path_at((2, 0)), checkpoint(2, 0, best=2))
-    path, loaded, _ = latest_whole(run) or pytest.fail("there is one")
-    run.point_at(path, loaded)
-    run.point_at(path, loaded)
+    start = latest_whole(run) or pytest.fail("there is one")
+    for _ in range(2):
+        assert settle(run, start) == (start.checkpoint.best, [])
     assert load_checkpoint(run.best).position.place == (2, 0)
-    assert run.best.samefile(path)
-    assert run.last.samefile(path)
+    assert run.best.samefile(start.path)
+    assert run.last.samefile(start.path)
     assert names_in(tmp_path) == ["best.pt", "checkpoints", "last.pt"]
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import cli
 from shards.errors import DamagedData, ToolError, UsageError
-from training.commands.train import _kind
+from training.commands.settings import kind_of
 from training.config import TrainConfig, config_values, derived, resolve
 from training.config_file import config_text, read_config
 from training.recipes import RECIPES, Recipe, find_recipe, recipe_values
@@ -24,6 +24,18 @@ from training.settings import SETTINGS, changed
 def config(**options: Any) -> TrainConfig:
     given: dict[str, Any] = {"shards": Path("S"), "out": Path("R"), "world": 1, "threads": 1}
     return resolve(**(given | options))
+
+
+def plan_of(made: TrainConfig) -> dict[str, object]:
+    return derived(
+        made,
+        samples=9999,
+        val_samples=1,
+        classes=3,
+        world=1,
+        train_shards=1,
+        val_shards=1,
+    )
 
 
 # --- what they say ---
@@ -77,7 +89,7 @@ def test_pictures_grow_as_ffcvs(epochs: int, start: int, end: int) -> None:
     made = config(recipe="fast", epochs=epochs)
     sizes = [made.image_size_at(epoch) for epoch in range(epochs)]
     assert sizes == [ffcv_resolution(epoch, 160, 192, start, end) for epoch in range(epochs)]
-    plan = derived(made, samples=9999, val_samples=1, classes=3, world=1)
+    plan = plan_of(made)
     assert str(plan["image_size"]).startswith("160 from epoch 0, 192 from epoch ")
 
 
@@ -112,7 +124,7 @@ def test_warm_up_that_is_given_is_all_of_it() -> None:
 
 def test_what_is_changed_stands_in_the_plan() -> None:
     made = config(settings={"momentum": 0.9, "crop_scale": [0.25, 1]})
-    plan = derived(made, samples=999, val_samples=1, classes=3, world=1)
+    plan = plan_of(made)
     assert plan["recipe"] == (
         "seed, with crop_scale [0.25, 1.0] instead of [0.08, 1.0], momentum 0.9 instead of 0.875"
     )
@@ -179,6 +191,9 @@ def test_a_file_sets_options_and_values(tmp_path: Path) -> None:
         ("compile = 1", "compile is 1; it must be true or false"),
         ("eval-size = 1\neval_size = 2", "eval_size is there twice"),
         ('optimizer = "adam"', 'optimizer is "adam"; it must be one of sgd, lars, lamb'),
+        ("momentum = 1.5", "momentum is 1.5; it must be at least 0 and below 1"),
+        ("base_lr = 1.0", "there is no base_lr to be set; use lr"),
+        ("recipe = true", "recipe is true; it must be a text in quotes"),
     ],
 )
 def test_a_file_that_is_wrong_is_told_by_key(tmp_path: Path, text: str, said: str) -> None:
@@ -188,7 +203,14 @@ def test_a_file_that_is_wrong_is_told_by_key(tmp_path: Path, text: str, said: st
     assert str(caught.value).startswith(str(path))
 
 
+def test_numbers_pass_for_texts_and_a_byte_order_mark_for_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, "\ufeffmax-time = 90\nlr = 1\n")
+    assert read_config(path, {"max_time": str, "lr": float}) == {"max_time": "90", "lr": 1.0}
+
+
 def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match=r"cannot be read \(Is a directory\); give --config"):
+        read_config(tmp_path, {})
     with pytest.raises(ToolError, match=r"none.toml does not exist; give --config"):
         read_config(tmp_path / "none.toml", {})
     for content in (b"lr = \n", b"\xff\xfe"):
@@ -198,14 +220,22 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
             read_config(path, {})
 
 
-def test_a_configuration_written_down_is_read_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [{}, {"lr": 0.5, "patience": 3, "compile": True}])
+def test_a_configuration_written_down_is_the_same_on_another_number_of_processes(
+    tmp_path: Path, extra: dict[str, Any]
+) -> None:
     settings = {"mixup": 0.2, "grow": [0.1, 0.5], "start_size": 128, "nesterov": True}
-    made = config(recipe="nvidia-90", settings=settings, epochs=7, image_size=160, stem="small")
+    given: dict[str, Any] = {"recipe": "nvidia-90", "epochs": 7, "image_size": 160, **extra}
+    made = config(settings=settings, stem="small", world=4, **given)
     parameters: list[click.Parameter] = cli.resnet.commands["train"].params
-    options = {str(each.name): _kind(each) for each in parameters if isinstance(each, click.Option)}
+    options = {
+        str(each.name): kind_of(each) for each in parameters if isinstance(each, click.Option)
+    }
     values = read_config(written(tmp_path, config_text(made)), options)
     again = {name: values.pop(name) for name in list(values) if name not in SETTINGS}
-    assert config(settings=values, **again) == dataclasses.replace(made, lr_from_recipe=False)
+    here = config(settings=values, world=3, **again)
+    assert (here.global_batch, here.lr) == (made.global_batch, made.lr)
+    assert here == dataclasses.replace(made, batch_size=342, global_batch_given=True)
 
 
 # --- on the command line ---
@@ -230,18 +260,47 @@ def test_the_command_line_goes_before_the_file_and_that_before_the_recipe(
     assert recipe["crop_scale"] == [0.3, 1.0]
 
 
-def test_a_wrong_file_ends_the_command_with_usage(tmp_path: Path) -> None:
-    path = written(tmp_path, "learning_rate = 1")
-    done = CliRunner().invoke(cli.resnet, ["train", "--shards", "S", "--config", str(path)])
+def test_a_global_batch_in_a_file_gives_way_to_the_command_lines_batch(
+    shards: Path, tmp_path: Path
+) -> None:
+    path = str(written(tmp_path, 'global-batch = 24\nmodel = "resnet18"\nmax-steps = 1\n'))
+    fixed = ["--shards", str(shards), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    sizes = ["--image-size", "32", "--batch-size", "12"]
+    done = CliRunner().invoke(cli.resnet, ["train", *fixed, "--config", path, *sizes])
+    assert done.exit_code == 0, done.output
+    assert "\nglobal batch: 12\n" in done.stderr
+    written_down = (tmp_path / "run" / "config.toml").read_text()
+    assert "\nglobal_batch = 12\n" in written_down
+    assert "\nlr = " not in written_down
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("learning_rate = 1", "there is no learning_rate"),
+        ("source = 1", "there is no source; `resnet recipes NAME`"),  # grace is not meant
+        ("nproc = 0", "nproc: 0 is not in the range x>=1"),
+        ('stem = "tiny"', "stem: 'tiny' is not one of"),
+    ],
+)
+def test_a_wrong_file_ends_the_command_with_usage(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    command = ["train", "--shards", "S", "--config", str(path)]
+    done = CliRunner().invoke(cli.resnet, command)
     assert done.exit_code == 2
-    assert done.stderr.startswith(f"error: {path}: there is no learning_rate")
+    assert done.stderr.startswith(f"error: {path}: {said}")
+    again = CliRunner().invoke(cli.resnet, [*command, "--config", str(path)])
+    assert again.exit_code == 2
+    assert again.stderr.startswith("error: --config is there 2 times")
 
 
 def test_recipes_are_shown() -> None:
     done = CliRunner().invoke(cli.resnet, ["recipes"])
     assert done.exit_code == 0
     for name in RECIPES:
-        assert f"\n{name} " in done.stdout
+        assert done.stdout.count(f"\n{name} ") == 2
+        assert f"\n{name}: " in done.stdout
+    assert "0.256 for 256   2 per 256  cosine-by-epoch  sgd" in done.stdout
     one = CliRunner().invoke(cli.resnet, ["recipes", "a3"])
     assert "0.008" in one.stdout
     assert "not verified" in one.stdout

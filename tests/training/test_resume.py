@@ -63,6 +63,7 @@ def test_other_processes_threads_device_and_habits_go_on_with_the_same_global_ba
 
 def test_a_batch_size_that_makes_the_same_global_batch_goes_on() -> None:
     assert go_on(config(world=2, batch_size=128), config()).global_batch == 256
+    assert go_on(config(world=3, global_batch=256), config()).global_batch == 256
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,7 @@ def test_a_batch_size_that_makes_the_same_global_batch_goes_on() -> None:
         ({"settings": {"ema_decay": 0.9}}, "ema_decay 0.0 instead of 0.9"),
         ({"amp": "off"}, "--amp auto"),
         ({"batch_size": 32}, "--batch-size 64"),
+        ({"global_batch": 64, "world": 1}, "--global-batch 256"),
     ],
 )
 def test_what_would_make_it_another_run_is_refused(options: dict[str, Any], named: str) -> None:

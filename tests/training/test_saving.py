@@ -47,7 +47,7 @@ class Run:
         self.folder = RunFolder(path)
         self.log = RunLog(path / "log.jsonl", (0, 0))
         self.saver = Saver(
-            self.folder, self.log, ALONE, keep=2, latest=None, note=self.notes.append
+            self.folder, self.log, ALONE, keep=2, latest=None, best=None, note=self.notes.append
         )
 
     def save(self, epoch: int, **options: int) -> None:
@@ -78,7 +78,7 @@ def test_a_full_disk_is_told_and_the_next_one_is_saved(
     run.save(3)
     assert run.saver.finish() == run.folder.path_at((3, 0))
     (note,) = run.notes
-    assert "epoch-0002.pt could not be written" in note
+    assert "epoch-0002.pt could not be written (No space left on device); make room" in note
     assert "training goes on, and the last whole checkpoint is epoch-0001.pt" in note
     assert [path.name for path in run.folder.saved()] == ["epoch-0001.pt", "epoch-0003.pt"]
     run.log.close()

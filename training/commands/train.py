@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from shards.console import (
     PATH,
-    Command,
-    Function,
     LiveProgress,
     command,
+    counted,
     emit,
     refuse_strangers,
     say,
@@ -36,6 +36,7 @@ from training.commands.options import (
     nproc_option,
 )
 from training.commands.processes import launch_if_several, take_place, with_index
+from training.commands.settings import settings_options
 
 if TYPE_CHECKING:
     from shards.progress import Progress
@@ -63,72 +64,6 @@ class _TrainCommand(RankCommand):
             for notice in translated.notices:
                 say(f"note: {notice}")
         return super().parse_args(ctx, translated.argv)
-
-
-def _settings(function: Function) -> Function:
-    """Options that set single values of the recipe, and --config, which can set all of them."""
-    texts: dict[str, tuple[object, str]] = {
-        "--optimizer": (click.Choice(["sgd", "lars", "lamb"]), "lars, lamb: timm's."),
-        "--momentum": (float, ""),
-        "--weight-decay": (float, ""),
-        "--schedule": (
-            click.Choice(["cosine-by-epoch", "cosine", "step", "poly", "triangular"]),
-            "Form of the learning rate after warm-up.",
-        ),
-        "--warmup-epochs": (int, "All of them, instead of the recipe's."),
-        "--label-smoothing": (float, ""),
-        "--mixup": (float, "Alpha; 0 for none. With --cutmix too, a batch gets one of the two."),
-        "--cutmix": (float, "Alpha; 0 for none."),
-        "--rand-augment": (float, "Magnitude, 0 to 10, of timm's rand-m...-mstd0.5-inc1."),
-        "--ema-decay": (float, "Average the weights with this decay a step, as 0.9999."),
-        "--eval-size": (int, "Pixels a side of the evaluation crop."),
-    }
-    for option, (kind, text) in reversed(texts.items()):
-        said = f"{text}  [default: the recipe's]".strip()
-        function = click.option(option, type=kind, help=said)(function)
-    return click.option(
-        "--config",
-        "config_file",
-        type=PATH,
-        metavar="FILE.toml",
-        is_eager=True,
-        callback=_read_config,
-        help="Take options and any value of the recipe from FILE, by their names, as `lr = 0.5`. "
-        "The command line goes before it.",
-    )(function)
-
-
-def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> dict[str, object]:
-    """The recipe's values in a file; options that are in it become these options' defaults."""
-    if path is None or ctx.resilient_parsing:
-        return {}
-    from shards.errors import ToolError
-    from training.config_file import read_config
-
-    options = {
-        str(each.name): _kind(each)
-        for each in ctx.command.params
-        if isinstance(each, click.Option)
-        and each.expose_value
-        and each.name not in ("config_file", "as_json")
-    }
-    try:
-        values = read_config(path, options)
-    except ToolError as error:
-        assert isinstance(ctx.command, Command)
-        ctx.command.report(error)
-        ctx.exit(error.exit_code)
-    ctx.default_map = {name: value for name, value in values.items() if name in options}
-    return {name: value for name, value in values.items() if name not in options}
-
-
-def _kind(option: click.Option) -> type:
-    """What an option's value is in a file."""
-    if option.is_flag:
-        return bool
-    if isinstance(option.type, click.types.IntParamType):
-        return int
-    return float if isinstance(option.type, click.types.FloatParamType) else str
 
 
 @command("train", _TrainCommand)
@@ -175,9 +110,14 @@ def _kind(option: click.Option) -> type:
     show_default=True,
     help="Values to start from; `resnet recipes` shows them.",
 )
-@_settings
+@settings_options
 @click.option("--epochs", type=int, help="[default: the recipe's, 50 in seed]")
 @batch_size_option
+@click.option(
+    "--global-batch",
+    type=int,
+    help="Samples a step over all processes, however many; instead of --batch-size.",
+)
 @click.option(
     "--lr",
     type=float,
@@ -261,6 +201,7 @@ def train(
     config_file: dict[str, object],
     epochs: int | None,
     batch_size: int | None,
+    global_batch: int | None,
     lr: float | None,
     image_size: int | None,
     device: DeviceRequest,
@@ -327,7 +268,7 @@ def train(
         recipe=recipe,
         settings=config_file | {name: each for name, each in settings.items() if each is not None},
         epochs=epochs,
-        batch_size=batch_size,
+        **_one_batch(batch_size=batch_size, global_batch=global_batch),
         lr=lr,
         image_size=image_size,
         amp=amp or "auto",
@@ -373,6 +314,13 @@ def train(
     emit(as_json, vars(result), [*lines, f"{result.log}: metrics, one JSON object a line"])
 
 
+def _one_batch(**sizes: int | None) -> dict[str, int | None]:
+    """The batch's size as the command line says it, before another one in the file of --config."""
+    source_of = click.get_current_context().get_parameter_source
+    typed = {name for name in sizes if source_of(name) is ParameterSource.COMMANDLINE}
+    return {name: size for name, size in sizes.items() if not typed or name in typed}
+
+
 def _folder_to_train_on(
     shards: str, steps_per_epoch: int | None, val: Path | None, label_field: str | None
 ) -> Path:
@@ -404,11 +352,16 @@ def _show(progress: Progress, record: dict[str, Any]) -> None:
     if record["kind"] == "step" and isinstance(progress, LiveProgress):
         progress.beside = f", loss {record['loss']:.4f}, lr {record['lr']:.4g}"
     if record["kind"] == "start":
-        say(f"device: {record['device']} ({record['device_reason']}), {record['precision']}")
+        say(
+            f"device: {record['device']} ({record['device_reason']}), {record['precision']}; "
+            f"{record['device_name']} of {record['host']}, {counted(record['cores'], 'core')} "
+            "a process"
+        )
         if record["resumed_from"] is not None:
             say(f"goes on from: {record['resumed_from']}")
         for name, value in record["plan"].items():
-            say(f"{name.replace('_', ' ')}: {_plain(value)}")
+            if value is not None:
+                say(f"{name.replace('_', ' ')}: {_plain(value)}")
     if record["kind"] == "eval":
         averaged = record["ema"]
         say(
