@@ -13,6 +13,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from shards.progress import Progress
 
 _REFRESH_SECONDS = 0.1
+# What a terminal obeys instead of showing it (C0, C1, line ends of Unicode, changes of a text's
+# direction), and what cannot be written as UTF-8: half of a pair, as in names that are none.
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 INTERRUPTED = 130
 
@@ -105,12 +111,18 @@ def _remedy(code: int) -> str:
 
 def say(message: str) -> None:
     """Print a line for people. Above the live display: click.echo would write into it."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(message), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def emit(as_json: bool, data: Mapping[str, object], lines: list[str]) -> None:
     """Print a result: one JSON object, or lines for people."""
-    click.echo(json.dumps(data, default=_primitive) if as_json else "\n".join(lines))
+    shown = json.dumps(data, default=_primitive) if as_json else "\n".join(map(printable, lines))
+    click.echo(shown)
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin as one line that only says something: control characters escaped."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def table_lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -124,8 +136,10 @@ def table_lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> lis
         numbers = all(isinstance(row[place], int | float) for row in body)
         table.add_column(name, justify="right" if numbers and body else "left")
     for row in body:
-        table.add_row(*(f"{each:,}" if isinstance(each, int) else str(each) for each in row))
-    console = Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False)
+        cells = (f"{each:,}" if isinstance(each, int) else printable(str(each)) for each in row)
+        table.add_row(*cells)
+    width = None if sys.stdout.isatty() else 200
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
     with console.capture() as captured:
         console.print(table)
     return [line.rstrip() for line in captured.get().splitlines()]
@@ -269,13 +283,14 @@ def show_findings(
 
     width = max(len(each.what) for each in findings)
     written = [{**vars(each), "status": each.status.value} for each in findings]
-    lines = [*(_finding_line(each, width) for each in findings), "", f"next: {following}"]
-    emit(as_json, {**data, "findings": written}, lines)
+    lines = [line for each in findings for line in _finding_lines(each, width)]
+    emit(as_json, {**data, "findings": written}, [*lines, "", f"next: {following}"])
     if any(each.status is Status.PROBLEM for each in findings):
         sys.exit(1)
 
 
-def _finding_line(finding: Finding, width: int) -> str:
+def _finding_lines(finding: Finding, width: int) -> Iterator[str]:
     """Status, what and found in columns; a remedy stands below, ready to be copied."""
-    line = f"{finding.status.value:9}{finding.what:{width}}  {finding.found}"
-    return f"{line}\n{'':{11 + width}}-> {finding.remedy}" if finding.remedy else line
+    yield f"{finding.status.value:9}{finding.what:{width}}  {finding.found}"
+    if finding.remedy:
+        yield f"{'':{11 + width}}-> {finding.remedy}"

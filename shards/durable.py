@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,23 +22,57 @@ RECORDS = ".imagenet-prep"
 
 
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Give an OSError raised by a descriptor (which knows no name) the path it was about."""
+def named(path: Path, *, instead_of: Path | None = None) -> Iterator[None]:
+    """Give an OSError raised by a descriptor (which knows no name) the path it was about.
+
+    One that is about the name `instead_of`, which no user knows, gets it too.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or str(error.filename) == str(instead_of):
             error.filename = str(path)
         raise
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a place for a file before work is spent on it. Raises UsageError."""
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+def check_writable(path: Path, *, besides: Iterable[Path] = ()) -> None:
+    """Refuse a place for a file before work is spent on it. Raises UsageError.
+
+    `besides` is what the file must not replace: others that are read or written at the same time,
+    and folders of which no file may be lost. A file is made in the folder and removed again: who
+    may write where is known by trying.
+    """
+    for kept in besides:
+        if _would_replace(path, kept):
+            raise UsageError(
+                f"{path} would replace what this command reads or writes as well ({kept}); give "
+                "another file"
+            )
+    if path.exists() and not path.is_file():  # a rename would put a file where a device was
         raise UsageError(
-            f"{path} cannot be written: give a file in a folder that can be written to"
+            f"{path} cannot be written: it is a folder or a device; give a file in a folder that "
+            "can be written to"
         )
+    folder = next(each for each in path.absolute().parents if each.exists())
+    trial = temporary_name(folder / path.name)
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}): give a file in a folder that can be "
+            "written to"
+        ) from error
+
+
+def _would_replace(path: Path, kept: Path) -> bool:
+    """Whether `path` is `kept` by this name or another, or a file that is in that folder."""
+    if not path.exists():
+        return not kept.exists() and path.resolve() == kept.resolve()
+    if not kept.exists():
+        return False
+    inside = kept.is_dir() and kept.resolve() in path.resolve().parents
+    return inside or path.samefile(kept)
 
 
 def temporary_name(path: Path) -> Path:
@@ -56,7 +90,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        with named(path):
+        with named(path, instead_of=temporary):
             with temporary.open("wb") as file:
                 yield file
                 if sync:
@@ -66,7 +100,8 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
             if sync:
                 sync_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error says more
+            temporary.unlink()
         raise
 
 

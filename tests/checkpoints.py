@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from training.checkpoint import Best, Checkpoint, Position, current_versions
+from training.config import config_values, resolve
 
 
 def checkpoint(epoch: int = 1, step: int = 0, best: int | None = None) -> Checkpoint:
@@ -22,7 +23,9 @@ def checkpoint(epoch: int = 1, step: int = 0, best: int | None = None) -> Checkp
         if best is None
         else Best(epoch=best, top1_count=3, top5_count=5, samples=6, loss=0.5, weights="ema"),
         left_out=[(0, 3, 5)],
-        config={"model": "resnet18", "lr": 0.1, "crop": [0.08, 1.0], "max_steps": None},
+        config=config_values(
+            resolve(shards=Path("S"), out=Path("R"), world=1, threads=1, model="resnet18")
+        ),
         data={"train": "ab", "val": "cd", "train_samples": 9, "val_samples": 3},
         classes=["n01", "n02"],
         class_names=["tench", "Ente, grün"],

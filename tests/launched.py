@@ -16,7 +16,7 @@ import json, os, pathlib, signal, sys, time
 from shards.errors import ToolError, UsageError
 from training.children import PeerLost, follow_launcher, report_failure
 from training.launch import launch
-from training.stopping import Stopped
+from training.stopping import STOP_SIGNALS, Stopped
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
@@ -41,7 +41,8 @@ def save(*_):
     fail(Stopped("stopped and saved"))
 
 if action in ("save", "slow"):
-    signal.signal(signal.SIGTERM, save if action == "save" else signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, save if action == "save" else signal.SIG_IGN)
 names = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "IMAGENET_RESNET_RESTART")
 note = [str(os.getpid()), *map(os.environ.get, names), *rest]
 (out / "new").mkdir(exist_ok=True)

@@ -65,7 +65,7 @@ def write_checkpoint(
             position=Position(epoch=3, step=0, samples=9, order="0" * 16),
             best=None,
             config=config_values(config),
-            data={},
+            data={"train": "ab", "val": "cd"},
             classes=list(classes),
             class_names=list(names),
             versions={},

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from training.link import Link
+from training.stopping import STOP_SIGNALS
 
 
 class Attention:
@@ -23,7 +24,7 @@ class Attention:
         for end in (self._reader, self._writer):
             end.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
+        for number in (signal.SIGINT, *STOP_SIGNALS, signal.SIGCHLD):
             before = signal.getsignal(number)
             if number == signal.SIGCHLD or before is not signal.SIG_IGN:  # as nohup wants it
                 self._before[number] = signal.signal(number, _nothing)

@@ -13,6 +13,7 @@ import importlib.metadata
 import pickle
 import platform
 import struct
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -25,11 +26,13 @@ from torch import Tensor
 
 from shards.durable import atomic_file
 from shards.errors import DamagedData, ToolError
+from training.checkpoint_check import check_content
 from training.container import check_stored
 from training.counts import Counts
 
 FORMAT = "imagenet-resnet.checkpoint"
 SCHEMA = 2
+_SCHEMAS = range(1, 1000)  # what another version may have
 
 # Steps of an epoch that are not trained on: (epoch, first step, last step + 1).
 Window: TypeAlias = tuple[int, int, int]
@@ -156,27 +159,33 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     _check_container(path)
     try:
-        with path.open("rb") as file:  # by its name torch would take some for safetensors
+        # By its name torch would take some for safetensors; it warns of what is refused below.
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ForeignFile(
             f"{path} holds objects that could run code when loaded and was refused; only "
             "checkpoints written by `resnet train` are read"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # the unpickler raises anything for what is no pickle
         raise _foreign(path) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise _foreign(path)
-    if content.get("schema") != SCHEMA:
+    schema = content.get("schema")
+    if type(schema) is not int or schema not in _SCHEMAS:
+        raise _foreign(path)
+    if schema != SCHEMA:
         raise OtherSchema(
-            f"{path} has checkpoint schema {content.get('schema')}, and this version reads "
-            f"{SCHEMA}; use the version of imagenet-resnet that wrote it"
+            f"{path} has checkpoint schema {schema}, and this version reads {SCHEMA}; use the "
+            "version of imagenet-resnet that wrote it"
         )
     try:
         return _parsed(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise DamagedData(
-            f"{path} lacks what a checkpoint of schema {SCHEMA} has ({error}); it cannot be used"
+            f"{path} is no checkpoint of schema {SCHEMA} as `resnet train` writes them ({error}); "
+            "use another one of the run"
         ) from error
 
 
@@ -215,10 +224,12 @@ def check_zip(path: Path, *, remedy: str) -> None:
 
 
 def _parsed(content: dict[str, Any]) -> Checkpoint:
-    values = {each.name: content[each.name] for each in dataclasses.fields(Checkpoint)}
-    for name in ("model", "optimizer", "scaler", "ema", "rng", "config", "data", "versions"):
-        if not isinstance(values[name], dict):
-            raise TypeError(f"{name} is no dict")
+    names = [each.name for each in dataclasses.fields(Checkpoint)]
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise ValueError(f"it lacks {missing[0]!r}")
+    check_content(content)
+    values = {name: content[name] for name in names}
     values["position"] = Position(**content["position"])
     values["best"] = None if content["best"] is None else Best(**content["best"])
     values["left_out"] = [(epoch, first, last) for epoch, first, last in content["left_out"]]

@@ -23,7 +23,7 @@ from typing import Any
 from shards.errors import ToolError
 from training.link import Kind, Outcome
 from training.place import LAUNCHER_VARIABLE
-from training.stopping import STOPPED
+from training.stopping import STOP_SIGNALS, STOPPED
 
 REPORT_VARIABLE = "IMAGENET_RESNET_REPORT"  # file descriptor that takes a failure's sentence
 INTERRUPTED = 130  # exit code after Ctrl-C, by the shells' convention
@@ -37,13 +37,17 @@ class PeerLost(ToolError):
 
 
 def follow_launcher() -> None:
-    """End with the command that started this process, even if it is killed without warning."""
+    """End with the command that started this process, even if it is killed without warning.
+
+    From here on signals come through that it held back while this process could not take them.
+    """
     launcher = os.environ.get(LAUNCHER_VARIABLE)
     if launcher is None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(launcher):  # it died before the call above
         raise ToolError("the launcher of this process is gone; start the command again")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def report_failure(error: ToolError) -> bool:
@@ -74,13 +78,16 @@ class Children:
     ) -> None:
         """Start one in each environment, RANK in it; the first inherits the socket `keep`.
 
-        They are out of reach of the terminal's Ctrl-C, which is for the command alone.
+        They are out of reach of the terminal's Ctrl-C, which is for the command alone. A signal
+        that asks them to stop waits until they call `follow_launcher`: it would kill a process
+        that has only begun, and a run that is to stop would be started again.
         """
         self._host = socket.gethostname()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._pipes: dict[int, int] = {}
         self._reports: dict[int, dict[str, Any] | None] = {}  # of those that have ended
         program = [sys.executable, "-u", str(Path(sys.argv[0]).resolve()), *argv]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they inherit it
         try:
             for environment in environments:
                 self._start(program, environment, None if self._children else keep)
@@ -90,6 +97,8 @@ class Children:
                 f"process {len(self._children)} of {len(environments)} could not be started "
                 f"({error.strerror}); look at the limits of `ulimit -u` and `ulimit -n`"
             ) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _start(
         self, program: Sequence[str], environment: Mapping[str, str], keep: socket.socket | None

@@ -20,10 +20,12 @@ from torch import nn
 
 from shards.durable import atomic_write_bytes
 from shards.errors import ToolError, UsageError
+from shards.image import LARGEST_PIXELS
 from training.export_check import Agreement, compare
 from training.metadata import metadata_of
 from training.results.onnx_file import runtime_library
 from training.results.saved import Saved
+from training.results.told import LARGEST_SIDE
 
 _OPSETS = range(9, 21)  # what torch's classic exporter writes
 # The newest opset of IR version 8, which onnx 1.12 reads; newer ones need a newer onnx anyway.
@@ -45,12 +47,23 @@ class OnnxOptions:
     keep_io_types: bool = False  # with fp16: float32 in and out all the same
     input_name: str = "input"
 
-    def check(self) -> None:
-        """Raise UsageError for what cannot be."""
+    def check(self, image_size: int | None = None) -> None:
+        """Raise UsageError for what cannot be, with pictures of `image_size` if that is known.
+
+        Pictures and batches are bounded as `read_onnx` bounds them.
+        """
         if self.opset not in _OPSETS:
             raise UsageError(f"--opset {self.opset}: it must be {_OPSETS[0]} to {_OPSETS[-1]}")
         if self.batch < 1:
             raise UsageError(f"--batch {self.batch}: it must be at least 1")
+        if image_size is not None:
+            check_side(image_size)
+        most = LARGEST_PIXELS // (image_size or 1) ** 2
+        if self.batch > most:
+            raise UsageError(
+                f"--batch {self.batch}: at most {most} pictures of {image_size or 1} px are one "
+                "batch; give fewer"
+            )
         if self.dynamic_batch and self.batch != 1:
             raise UsageError("--batch fixes the batch and --dynamic-batch leaves it open; give one")
         if self.keep_io_types and not self.fp16:
@@ -60,6 +73,12 @@ class OnnxOptions:
                 f"--input-name {self.input_name!r}: give a name other than {_OUTPUT!r}, which the "
                 "logits have"
             )
+
+
+def check_side(image_size: int) -> None:
+    """Raise UsageError for pictures of a size that no reader of an exported file takes."""
+    if not 1 <= image_size <= LARGEST_SIDE:
+        raise UsageError(f"--image-size {image_size}: it must be from 1 to {LARGEST_SIDE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +115,7 @@ def export_onnx(
     of noise. Raises UsageError for options that cannot be, ToolError where an extra is missing or
     the file does not agree with torch; nothing is written then.
     """
-    options.check()
+    options.check(saved.transform.image_size)
     assert saved.network is not None
     assert saved.model is not None
     assert saved.outputs is not None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shards.durable import atomic_write_bytes
+from training.export import check_side
 from training.extras import load_extra
 from training.metadata import metadata_of
 from training.model import plain_weights
@@ -44,7 +45,11 @@ def format_of(out: Path) -> str:
 
 
 def export_weights(saved: Saved, out: Path, form: WeightsFormat) -> WeightsReport:
-    """Write the weights of an opened model. Safetensors carry the model's metadata as well."""
+    """Write the weights of an opened model. Safetensors carry the model's metadata as well.
+
+    Raises UsageError for pictures of a size that their reader refuses.
+    """
+    check_side(saved.transform.image_size)
     assert saved.network is not None
     assert saved.model is not None
     assert saved.outputs is not None

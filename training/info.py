@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from shards.errors import DamagedData, ToolError
-from training.checkpoint import Checkpoint, ForeignFile, load_checkpoint
+from shards.errors import ToolError
+from training.checkpoint import ForeignFile, load_checkpoint
 from training.report.history import Point, number, read_runs
 from training.results.onnx_file import read_onnx, runtime_library
 from training.results.saved import is_onnx
@@ -24,9 +24,6 @@ from training.weights import read_weights
 
 # What batch norm counts beside its parameters.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-# Values of a configuration and the like: a pickle of a kilobyte can unfold into any number.
-_MOST_VALUES = 100_000
-_LARGEST_NUMBER = 1 << 64
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -75,18 +72,6 @@ def _evaluation(point: Point) -> dict[str, Any]:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     found = load_checkpoint(path)
-    for part in (found.config, found.data, found.versions, found.classes, found.class_names):
-        _check_values(path, part)
-    try:
-        return _summary(path, found)
-    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise DamagedData(
-            f"{path} lacks what a checkpoint tells of its run ({type(error).__name__}: {error}); "
-            "use another checkpoint"
-        ) from error
-
-
-def _summary(path: Path, found: Checkpoint) -> dict[str, Any]:
     best = found.best
     return {
         "kind": "checkpoint",
@@ -136,6 +121,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "input": found.input,
         "output": found.output,
         "type": "float16" if found.half else "float32",
+        "weights": "float16" if found.half_weights else "float32",
         "batch": found.batch,
         "image_size": found.image_size,
         "resize": found.resize,
@@ -151,26 +137,3 @@ def _onnx(path: Path) -> dict[str, Any]:
 
 def _parameters(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for name, tensor in state.items() if not name.endswith(_STATISTICS))
-
-
-def _check_values(path: Path, value: object) -> None:
-    """Refuse what is no plain data of a sane size. Raises DamagedData."""
-    waiting: list[object] = [value]
-    seen = 0
-    while waiting:
-        item = waiting.pop()
-        seen += 1
-        sound = item is None or isinstance(item, str | float | int)
-        if isinstance(item, int):
-            sound = abs(item) < _LARGEST_NUMBER
-        elif isinstance(item, dict):
-            sound = all(isinstance(key, str) for key in item)
-            waiting += item.values()
-        elif isinstance(item, list | tuple):
-            sound = True
-            waiting += item
-        if not sound or seen + len(waiting) > _MOST_VALUES:
-            raise DamagedData(
-                f"{path} tells of its run in values that `resnet train` does not write; it was "
-                "altered, use another checkpoint"
-            )

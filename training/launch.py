@@ -6,7 +6,8 @@ all commands obey. How a command reacts:
 
     a process is lost     every process of every machine is ended, then all are started again
     a process gives up    the same without a restart: its sentence is this command's
-    SIGTERM, SIGUSR1      handed on; the processes save and end, in the time that --grace gives
+    SIGTERM, SIGUSR1,     handed on; the processes save and end, in the time that --grace gives;
+    SIGHUP                where none runs, the command ends as one that is stopped
     Ctrl-C, or a second   everything is ended at once
     machine 0 is lost     the others wait for its command to be started again, and join it
 """
@@ -29,8 +30,14 @@ from training.children import Children
 from training.coordinator import Coordinator, Rules
 from training.device import prepare_environment
 from training.link import Link, Outcome, connect, exit_with, listen, program
-from training.place import LAUNCHER_VARIABLE, LOCALHOST, RESTART_VARIABLE
-from training.stopping import SAME_SECONDS
+from training.place import (
+    BEGAN_VARIABLE,
+    LAUNCHER_VARIABLE,
+    LOCALHOST,
+    RESTART_VARIABLE,
+    command_began,
+)
+from training.stopping import SAME_SECONDS, STOPPED, Signals, leave_terminal, stopped_early
 
 JOIN_VARIABLE = "IMAGENET_RESNET_JOIN_SECONDS"  # how long this process waits for the others
 STORE_VARIABLE = "IMAGENET_RESNET_STORE"  # file descriptor on which process 0 is to be met
@@ -38,6 +45,7 @@ RESTARTS = 3
 JOIN_SECONDS = 300.0
 GRACE_SECONDS = 120.0
 _RETRY_SECONDS = 0.5
+_LONGEST = 7 * 86400.0  # seconds; what waits for sockets takes 24 days at most
 _LAST_WORDS = 5.0  # seconds in which machine 0 confirms an end that was asked for here
 
 
@@ -57,6 +65,7 @@ class Job:
     max_restarts: int
     join_seconds: float
     grace: float
+    began: float  # time.monotonic() of the command's start
     say: Callable[[str], None]
 
     @property
@@ -75,15 +84,19 @@ def launch(
     max_restarts: int = 0,
     join_seconds: float = JOIN_SECONDS,
     grace: float = GRACE_SECONDS,
+    signals: Signals | None = None,
     say: Callable[[str], None] = _unheard,
 ) -> int:
     """Run this program with `argv` in `nproc` processes here; the exit code once all are gone.
 
     With `nodes` above 1 the same is started on each machine, `node_rank` being its number and
-    `master` HOST:PORT of machine 0. `say` tells the user of restarts. Raises the ToolError or
-    UsageError that the first failing process reported, Stopped where a signal made the run
-    stop and save, or a ToolError that names a process that was lost and how.
+    `master` HOST:PORT of machine 0. `signals` has listened until now. `say` tells the user of
+    restarts. Raises the ToolError or UsageError that the first failing process reported, Stopped
+    where a signal made the run stop, with nothing lost, or a ToolError that names a process that
+    was lost and how.
     """
+    check_seconds("--grace", grace)
+    check_seconds("--join-timeout", join_seconds)
     prepare_environment()
     job = Job(
         argv=argv,
@@ -94,10 +107,22 @@ def launch(
         max_restarts=max_restarts,
         join_seconds=join_seconds,
         grace=grace,
+        began=command_began() if signals is None else signals.began,
         say=say,
     )
     with Attention() as attention, contextlib.closing(_Command(job, attention)) as command:
+        if signals is not None:
+            signals.end_if_received()
         return exit_with(command.run(), say)
+
+
+def check_seconds(option: str, seconds: float) -> None:
+    """Raise UsageError for a time that cannot be waited for; infinity and NaN are such."""
+    if not 0 < seconds <= _LONGEST:
+        raise UsageError(
+            f"{option} {seconds:g}: it must be a number of seconds above 0, {_LONGEST:g} (a week) "
+            "at most"
+        )
 
 
 def _master(nodes: int, node_rank: int, master: str | None) -> tuple[str, int]:
@@ -252,7 +277,10 @@ class _Command:
         if message["do"] == "say":
             job.say(message["text"])
         elif message["do"] == "start" and self._own is None:
-            self._start(int(message["restart"]), int(message["port"]))
+            if self._forwarded is not None:  # those that it was for are gone
+                self._end_early(self._forwarded)
+            else:
+                self._start(int(message["restart"]), int(message["port"]))
         elif message["do"] == "stop":
             self._stop()
             self._open_store()
@@ -286,8 +314,6 @@ class _Command:
         self._told = None
         environments = list(self._environments(restart, port))
         self._children = Children(self._job.argv, environments, self._store)
-        if self._forwarded is not None:
-            self._children.forward(self._forwarded)
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -299,6 +325,7 @@ class _Command:
                 **os.environ,
                 LAUNCHER_VARIABLE: str(os.getpid()),
                 RESTART_VARIABLE: str(restart),
+                BEGAN_VARIABLE: str(job.began),
                 "RANK": str(job.node_rank * job.nproc + local_rank),
                 "WORLD_SIZE": str(job.nodes * job.nproc),
                 "LOCAL_RANK": str(local_rank),
@@ -329,29 +356,39 @@ class _Command:
     # --- with signals -------------------------------------------------------------------------
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """The first SIGTERM or SIGUSR1 is handed on; Ctrl-C, or a second one, ends all at once."""
-        now = time.monotonic()
+        """The first one to stop is handed on; Ctrl-C, or a second one, ends all at once."""
+        now, asks = time.monotonic(), number != signal.SIGINT
+        if number == signal.SIGHUP:
+            leave_terminal()
         if self._own is not None or (
-            number == self._forwarded and now - self._forwarded_at < SAME_SECONDS
+            asks and self._forwarded is not None and now - self._forwarded_at <= SAME_SECONDS
         ):
             return
-        if self._children is not None and number != signal.SIGINT and self._forwarded is None:
+        if not asks or self._forwarded is not None:
+            text = f"{number.name} ended the command of {self._machine}"
+            self._end_with(Outcome(kind="final", code=128 + number), code=1, text=text)
+        elif self._children is None:
+            self._end_early(number)
+        else:
             self._forwarded, self._forwarded_at = number, now
             self._children.forward(number)
             self._deadline = now + self._job.grace
-            return
+
+    def _end_early(self, number: signal.Signals) -> None:
+        """End as asked: no process runs here, so there is nothing to save."""
+        text = str(stopped_early(f"{number.name} asked {self._machine} for it"))
+        self._end_with(Outcome(kind="final", code=STOPPED, text=text), code=STOPPED, text=text)
+
+    def _end_with(self, own: Outcome, *, code: int, text: str) -> None:
+        """End this command so, and those of other machines with this code and sentence."""
         self._stop()
-        self._own = Outcome(kind="final", code=128 + number)
-        text = f"{number.name} ended the command of machine {self._job.node_rank} "
-        self._send(
-            {
-                "what": "ended",
-                "kind": "final",
-                "code": 1,
-                "text": f"{text}({socket.gethostname()})",
-            }
-        )
-        self._deadline = now + _LAST_WORDS
+        self._own = own
+        self._send({"what": "ended", "kind": "final", "code": code, "text": text})
+        self._deadline = time.monotonic() + _LAST_WORDS
+
+    @property
+    def _machine(self) -> str:
+        return f"machine {self._job.node_rank} ({socket.gethostname()})"
 
     def _give_up_saving(self) -> None:
         self._deadline = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from shards.errors import UsageError
 
 LAUNCHER_VARIABLE = "IMAGENET_RESNET_LAUNCHER"  # the number of the process that started this one
 RESTART_VARIABLE = "IMAGENET_RESNET_RESTART"  # how often this run was restarted
+BEGAN_VARIABLE = "IMAGENET_RESNET_BEGAN"  # time.monotonic() when the command that launches began
 LOCALHOST = "127.0.0.1"
 # Derived ports: below Linux' ephemeral ones (32768 and up), above those of well-known services.
 _FIRST_PORT, _PORTS = 15000, 15000
@@ -108,6 +110,14 @@ def inside_launch() -> bool:
 def restarts() -> int:
     """How often the launch that this process belongs to was restarted after a loss."""
     return int(os.environ.get(RESTART_VARIABLE, "0"))
+
+
+def command_began() -> float:
+    """time.monotonic() at which this machine's command began: now, or as our launcher says.
+
+    The clock is one for all processes of a machine, so restarts do not set it back.
+    """
+    return float(os.environ.get(BEGAN_VARIABLE, time.monotonic()))
 
 
 def master_of(place: Place, environment: Mapping[str, str]) -> tuple[str, int]:

@@ -53,7 +53,7 @@ from training.state import TrainState
 from training.stopping import Signals, Stopped
 from training.synthetic import NOTHING_LEARNT, SYNTHETIC
 from training.train_set import Streamed, TrainSet, make_loader
-from training.verdict import Agreement
+from training.verdict import Agreement, end_if_any_received
 
 Reason = Literal[Outcome, "already-finished"]
 
@@ -76,17 +76,22 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, *, progress: Progress, on_record: Callable[[Record], None]
+    config: TrainConfig,
+    *,
+    progress: Progress,
+    on_record: Callable[[Record], None],
+    signals: Signals | None = None,
 ) -> TrainResult:
     """Train as `config` says, in this process and those beside it (torchrun's environment).
 
     Rank 0 writes the run's folder, tells `progress` (a phase an epoch, in images) and gives
-    each line of the log to `on_record`. Raises UsageError and ToolError, one sentence each, and
-    Stopped where a signal or --max-time ended it, saved.
+    each line of the log to `on_record`. `signals` listen already, where a command began before
+    this call. Raises UsageError and ToolError, one sentence each, and Stopped where a signal or
+    --max-time ended it, saved.
     """
     begun = time.monotonic()
-    with Signals() as signals:
-        result = _joined_run(config, signals, begun, progress, on_record)
+    with contextlib.nullcontext(signals) if signals else Signals() as heard:
+        result = _joined_run(config, heard, begun, progress, on_record)
     if result.reason in ("signal", "max-time"):
         why = "--max-time is over" if result.reason == "max-time" else "a signal asked for it"
         raise Stopped(
@@ -111,6 +116,7 @@ def _joined_run(
             device.be_deterministic()
             stack.callback(torch.use_deterministic_algorithms, mode=False)
         world = stack.enter_context(joined(device))
+        end_if_any_received(signals, world)
         val_set = stack.enter_context(Dataset.open(config.shards / "val"))
         train_set = _open_train_set(config, val_set, stack)
         _check_splits(train_set, val_set)
@@ -193,7 +199,7 @@ def _trained(
     """Train until something ends it, and see the last checkpoint on the disk."""
     from_main(lambda: _write_configuration(session), session.world)
     with contextlib.ExitStack() as stack:
-        loop = _make_loop(session, signals, start, begun, stack)
+        loop = _make_loop(session, signals, start, stack)
         state = loop.state
         _announce(session, state, loop.reporter, start, plan)
         outcome = _told(loop, begun)
@@ -233,7 +239,6 @@ def _make_loop(
     session: Session,
     signals: Signals,
     start: Start | None,
-    begun: float,
     stack: contextlib.ExitStack,
 ) -> Loop:
     """The loop with all that it works with, which `stack` closes again."""
@@ -257,7 +262,7 @@ def _make_loop(
     agreement = Agreement(
         world,
         signals,
-        started=begun,
+        started=signals.began,
         max_minutes=config.max_minutes,
         save_minutes=config.save_minutes,
     )

@@ -14,8 +14,8 @@ import time
 
 import torch
 
-from training.distributed import World, sum_floats
-from training.stopping import Signals
+from training.distributed import World, sum_floats, sum_integers
+from training.stopping import Signals, stopped_early
 
 _SECONDS = 1.0  # between two exchanges, about
 _MOST_STEPS = 1000  # between two exchanges
@@ -28,6 +28,13 @@ class Verdict(enum.Enum):
     SAVE = 1
     STOP_BY_SIGNAL = 2
     STOP_BY_TIME = 3
+
+
+def end_if_any_received(signals: Signals, world: World) -> None:
+    """Raise Stopped on all processes where a signal has come to one of them, as they began."""
+    (received,) = sum_integers([int(signals.received is not None)], world)
+    if received:
+        raise stopped_early(f"{signals.received or 'a signal to another process'} asked for it")
 
 
 class Agreement:

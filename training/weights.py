@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,15 @@ from shards.errors import DamagedData, ToolError, UsageError
 from training.checkpoint import FORMAT, check_zip
 from training.config import Stem, TrainConfig
 from training.extras import load_extra
-from training.model import build_model, plain_name
+from training.model import WRAPPER_PREFIXES, build_model
 
 # Where trainers keep the weights, averaged ones first, as timm's load_state_dict looks for them.
-_KEYS: Final = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+_KEYS: Final = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
 _OF_RUN: Final = ("ema", "model")  # as our own checkpoints have them
 _AVERAGED: Final = ("state_dict_ema", "model_ema", "ema")
+# Lightning's modules have their network as an attribute, by custom of one of these names.
+_PREFIXES: Final = (*WRAPPER_PREFIXES, "model.", "net.")
+_WRAPPED: Final = re.compile(f"(?:{'|'.join(map(re.escape, _PREFIXES))})+")
 _STAGE: Final = re.compile(r"layers\.([0-3])\.")
 _BLOCK: Final = re.compile(r"layer([1-4])\.(\d+)\.")
 _COUNTER: Final = ".num_batches_tracked"
@@ -53,6 +57,7 @@ class Weights:
     model: str | None  # which network they are of; None where it is none of ours
     stem: Stem
     classes: int
+    metadata: Mapping[str, str]  # the texts of safetensors' header
 
 
 def read_weights(path: Path) -> Weights:
@@ -63,15 +68,17 @@ def read_weights(path: Path) -> Weights:
     """
     if not path.is_file():
         raise ToolError(f"{path} is not a file; {_REMEDY}")
+    metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
-        state, layout = _safetensors(path), "safetensors"
+        (state, metadata), layout = _safetensors(path), "safetensors"
     else:
         state, layout = _unpacked(path, _unpickled(path))
-    plain = {plain_name(name): tensor for name, tensor in state.items()}
+    plain, prefixes = _unwrapped(path, state)
     if any(_STAGE.match(name) for name in plain):
         plain = {_STAGE.sub(_stage, name, count=1): tensor for name, tensor in plain.items()}
         layout += ", the vendor's or NVIDIA's names"
-    return _described(path, plain, layout)
+    layout += f", without {' and '.join(prefixes)}" if prefixes else ""
+    return _described(path, plain, layout, metadata)
 
 
 def starting_network(config: TrainConfig, classes: int, note: Callable[[str], None]) -> nn.Module:
@@ -88,13 +95,15 @@ def starting_network(config: TrainConfig, classes: int, note: Callable[[str], No
         seed=config.seed,
     )
     if config.init_weights is not None:
-        note(_take(network, read_weights(config.init_weights), config, classes))
+        path = config.init_weights
+        note(_take(network, path, read_weights(path), config, classes))
     return network
 
 
-def _take(network: nn.Module, weights: Weights, config: TrainConfig, classes: int) -> str:
+def _take(
+    network: nn.Module, path: Path, weights: Weights, config: TrainConfig, classes: int
+) -> str:
     """Put weights into a network, all but a classifier of another size; what to say of it."""
-    path = config.init_weights
     for option, found, asked in (
         ("--model", weights.model or "none of ours", config.model),
         ("--stem", weights.stem, config.stem),
@@ -107,31 +116,70 @@ def _take(network: nn.Module, weights: Weights, config: TrainConfig, classes: in
     state = dict(weights.state)
     said = f"begins with the weights of {path} ({weights.layout})"
     if weights.classes != classes:
-        state = {name: each for name, each in state.items() if not name.startswith("fc.")}
+        own = {name: each for name, each in network.state_dict().items() if name.startswith("fc.")}
+        state = {name: each for name, each in state.items() if not name.startswith("fc.")} | own
         said += f", but for the classifier: it has {weights.classes} classes, this run {classes}"
-    try:
-        missing, unknown = network.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise DamagedData(
-            f"{path} holds tensors of other shapes than {config.model} has"
-        ) from error
-    left_out = [name for name in missing if not name.startswith("fc.")]
-    if left_out or unknown:
-        raise DamagedData(
-            f"{path} does not hold the parameters of {config.model}: "
-            f"{(left_out or unknown)[0]} is {'missing' if left_out else 'not one of them'}"
-        )
+    fill(network, state, path=path, model=config.model)
     return said
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], *, path: Path, model: str) -> None:
+    """Put the weights of `path`, all and no others, into a network that is called `model`.
+
+    Raises DamagedData, with the first tensor that does not fit.
+    """
+    own = network.state_dict()
+    for name, each in own.items():
+        if name not in state:
+            raise _misfit(path, model, name, "is missing")
+        if state[name].shape != each.shape:
+            found, wanted = (_size(tensor) for tensor in (state[name], each))
+            raise _misfit(path, model, name, f"is {found} and must be {wanted}")
+    unknown = [name for name in state if name not in own]
+    if unknown:
+        raise _misfit(path, model, unknown[0][:80], "is not one of them")
+    network.load_state_dict(dict(state))
+
+
+def _misfit(path: Path, model: str, name: str, problem: str) -> DamagedData:
+    return DamagedData(
+        f"{path} does not hold the parameters of {model}: {name!r} {problem}; give other weights"
+    )
+
+
+def _size(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "one number"
+
+
+def _unwrapped(path: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by names without the prefixes of wrappers, and which those were."""
+    found: set[str] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        wrapped = _WRAPPED.match(name)
+        prefix = wrapped[0] if wrapped else ""
+        found |= {each for each in _PREFIXES if each in prefix}
+        own = name.removeprefix(prefix)
+        if own in plain:
+            raise DamagedData(
+                f"{path} holds several networks, or one twice: {own[:80]!r} comes under two "
+                "prefixes; save the state dict of one of them"
+            )
+        plain[own] = tensor
+    return plain, [each for each in _PREFIXES if each in found]
 
 
 def _stage(found: re.Match[str]) -> str:
     return f"layer{int(found[1]) + 1}."
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    library = load_extra("safetensors.torch", needed_by=str(path), extra="recipes")
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, and the texts of the header."""
+    library = load_extra("safetensors", needed_by=str(path), extra="recipes")
     try:
-        return dict(library.load_file(path))
+        with library.safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
@@ -145,7 +193,11 @@ def _unpickled(path: Path) -> Any:
         check_zip(path, remedy="get it again")
     try:
         # Trainers leave their options beside the weights, in a plain record of argparse's.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of pickles of other protocols: refused, or fine
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedData(
@@ -171,7 +223,9 @@ def _unpacked(path: Path, content: Any) -> tuple[dict[str, Tensor], str]:
     return {str(name): each for name, each in content.items() if isinstance(each, Tensor)}, layout
 
 
-def _described(path: Path, plain: Mapping[str, Tensor], layout: str) -> Weights:
+def _described(
+    path: Path, plain: Mapping[str, Tensor], layout: str, metadata: Mapping[str, str]
+) -> Weights:
     first, last = plain.get("conv1.weight"), plain.get("fc.weight")
     if first is None or last is None or first.ndim != 4 or last.ndim != 2:
         raise DamagedData(
@@ -191,6 +245,7 @@ def _described(path: Path, plain: Mapping[str, Tensor], layout: str) -> Weights:
         model=_network(state),
         stem="small" if first.shape[-1] == 3 else "imagenet",
         classes=len(last),
+        metadata=metadata,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,13 @@ from shards.durable import (
     TEMPORARY_PREFIX,
     atomic_file,
     atomic_write_bytes,
+    check_writable,
     folder_lock,
     named,
     remove_leftovers,
     sync_file_system,
 )
-from shards.errors import ToolError
+from shards.errors import ToolError, UsageError
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -50,6 +52,54 @@ def test_an_error_without_a_name_gets_it(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="file") as raised, named(tmp_path / "file"):
         raise OSError(28, "No space left on device")
     assert raised.value.filename == str(tmp_path / "file")
+
+
+def test_an_error_about_the_temporary_name_is_about_the_file(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)  # as long as a name may be
+    with pytest.raises(OSError, match="File name too long") as raised:
+        atomic_write_bytes(path, b"")
+    assert raised.value.filename == str(path)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A file in a folder of its own, under three names."""
+    path = tmp_path / "data" / "model"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    (tmp_path / "link").symlink_to(path)
+    (tmp_path / "hard").hardlink_to(path)
+    return path
+
+
+def test_what_is_read_is_not_written(model: Path, tmp_path: Path) -> None:
+    for name in ("data/model", "data/../data/model", "link", "hard"):
+        with pytest.raises(UsageError, match=r"would replace .*data/model\); give another file"):
+            check_writable(tmp_path / name, besides=[tmp_path / "absent", model])
+    with pytest.raises(UsageError, match=r"would replace .*data\); give"):
+        check_writable(model, besides=[model.parent])
+    with pytest.raises(UsageError, match="would replace"):
+        check_writable(tmp_path / "new", besides=[tmp_path / "data" / ".." / "new"])
+    check_writable(model, besides=[tmp_path / "absent"])
+    check_writable(model.with_name("new"), besides=[model, model.parent])
+    check_writable(tmp_path / "deep" / "new", besides=[tmp_path / "other"])
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "link", "hard"}
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
+
+
+def test_places_that_take_no_file_are_told_with_the_reason(model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    for path, said in (
+        (tmp_path, "it is a folder or a device"),
+        (tmp_path / "pipe", "it is a folder or a device"),
+        (tmp_path / "to-pipe", "it is a folder or a device"),
+        (model / "deep" / "file", "Not a directory"),
+        (tmp_path / ("x" * 255), "File name too long"),
+    ):
+        with pytest.raises(UsageError, match=f"{path.name} cannot be written.*{said}") as refused:
+            check_writable(path)
+        assert TEMPORARY_PREFIX not in str(refused.value)
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:

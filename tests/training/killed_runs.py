@@ -1,8 +1,9 @@
-"""Trains small runs and kills them at random moments: for tests/training/test_killed.py.
+"""Trains small runs and ends them at random moments: for tests/training/test_killed.py.
 
 Each process of a run is a fork of this one, which has loaded torch and computes nothing itself,
-so a start costs no import. Prints one JSON object: how often what happened, and what ended
-otherwise than an undisturbed run.
+so a start costs no import. Only a signal that ended a run counts; one that found it finished does
+not. Prints one JSON object: how often what happened, and what ended otherwise than an undisturbed
+run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -20,40 +22,43 @@ from pathlib import Path
 
 import torch
 
+from shards.durable import TEMPORARY_PREFIX
 from shards.progress import Silent
 from training.checkpoint import load_checkpoint
 from training.config import resolve
-from training.stopping import STOPPED, Stopped
+from training.run_folder import RunFolder
+from training.stopping import STOPPED, Signals, Stopped
 from training.trainer import train
 
-KILLS = 3  # of each run, before it is let go to its end
-# Finished before, stopped and saved, killed, or asked to end before anybody listened.
-EXPECTED = {0, STOPPED, -signal.SIGKILL, -signal.SIGTERM}
+EPOCHS, STEPS = 2, 4  # 51 samples, 12 a step
+KILLS = 3  # of each run at most, before it is let go to its end
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)  # in turn
 
 
 def start(shards: Path, out: Path, world: int) -> list[int]:
-    """Begin or go on with a run; its processes."""
+    """Begin or go on with a run; its processes, which listen for signals from the first moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     children = []
-    for rank in range(world):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        os.environ.update(
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(world),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-        )
-        os._exit(outcome(shards, out, world))
+    with Signals() as signals:
+        for rank in range(world):
+            child = os.fork()
+            if child:
+                children.append(child)
+                continue
+            os.environ.update(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(world),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            )
+            os._exit(outcome(shards, out, world, signals))
     return children
 
 
-def outcome(shards: Path, out: Path, world: int) -> int:
+def outcome(shards: Path, out: Path, world: int, signals: Signals) -> int:
     """Train in this process to its exit code."""
     config = resolve(
         shards=shards,
@@ -61,7 +66,7 @@ def outcome(shards: Path, out: Path, world: int) -> int:
         world=world,
         threads=1,
         model="resnet18",
-        epochs=2,
+        epochs=EPOCHS,
         batch_size=12 // world,
         image_size=32,
         device="cpu",
@@ -70,7 +75,7 @@ def outcome(shards: Path, out: Path, world: int) -> int:
         settings={"ema_decay": 0.9},
     )
     try:
-        train(config, progress=Silent(), on_record=lambda _record: None)
+        train(config, progress=Silent(), on_record=lambda _record: None, signals=signals)
     except Stopped:
         return STOPPED
     except BaseException:  # noqa: BLE001 - a fork must not return into the loop below
@@ -84,14 +89,44 @@ def ends(children: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def kill(children: list[int], dice: random.Random) -> str:
+def finish(shards: Path, out: Path, world: int) -> float:
+    """Take a run to its end undisturbed; seconds."""
+    begun = time.monotonic()
+    assert ends(start(shards, out, world)) == [0] * world
+    return time.monotonic() - begun
+
+
+def left(out: Path) -> float:
+    """The part of a run's steps that is not saved yet."""
+    folder = RunFolder(out)
+    saved = folder.saved()
+    epoch, step = folder.place_at(saved[-1]) if saved else (0, 0)
+    return 1 - (epoch * STEPS + step) / (EPOCHS * STEPS)
+
+
+def is_saving(out: Path, writer: int) -> bool:
+    """Whether this process is writing a checkpoint: its file has its name when it is whole."""
+    return any((out / "checkpoints").glob(f"{TEMPORARY_PREFIX}{writer}-*"))
+
+
+def wait_for_save(out: Path, writer: int) -> None:
+    """Return when this process writes a checkpoint, or has ended."""
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT  # its exit code is left for `ends`
+    while not is_saving(out, writer) and os.waitid(os.P_PID, writer, ended) is None:
+        time.sleep(0.001)
+
+
+def send(number: signal.Signals, children: list[int], dice: random.Random) -> None:
     """End a run: all of it without warning, or by asking one of its processes."""
-    if dice.random() < 0.5:
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-        return "SIGKILL"
-    os.kill(dice.choice(children), signal.SIGTERM)
-    return "SIGTERM"
+    for child in children if number == signal.SIGKILL else [dice.choice(children)]:
+        os.kill(child, number)
+
+
+def allowed(number: signal.Signals, codes: list[int]) -> bool:
+    """Whether processes may end so: killed, or stopped together; or finished just before."""
+    if number == signal.SIGKILL:
+        return {0, -number}.issuperset(codes)
+    return codes in ([STOPPED] * len(codes), [0] * len(codes))
 
 
 def state(out: Path) -> dict[str, torch.Tensor]:
@@ -101,28 +136,36 @@ def state(out: Path) -> dict[str, torch.Tensor]:
     return {f"{part} {name}": each for part, found in parts.items() for name, each in found.items()}
 
 
-def main(shards: Path, folder: Path, world: int, moments: int) -> None:
+def main(shards: Path, folder: Path, world: int, kills: int) -> None:
     torch.set_num_threads(1)
     dice = random.Random(world)
-    begun = time.monotonic()
-    assert ends(start(shards, folder / "undisturbed", world)) == [0] * world
-    seconds = time.monotonic() - begun
+    whole = finish(shards, folder / "undisturbed", world)
+    starting = finish(shards, folder / "undisturbed", world)  # there is nothing left to do
     expected = state(folder / "undisturbed")
     seen: Counter[str] = Counter()
     wrong: list[str] = []
-    for moment in range(moments):
-        out = folder / f"run-{moment // KILLS}"
-        children = start(shards, out, world)
-        time.sleep(dice.uniform(0, seconds))
-        seen[kill(children, dice)] += 1
-        codes = ends(children)
-        wrong += [f"{out.name} ended with {codes}"] if not EXPECTED.issuperset(codes) else []
-        seen["stopped"] += codes == [STOPPED] * world
-        if (moment + 1) % KILLS == 0:
-            assert ends(start(shards, out, world)) == [0] * world
-            found = state(out)
-            wrong += [f"{out.name}: {n}" for n in expected if not found[n].equal(expected[n])]
-            seen["finished"] += 1
+    while seen["landed"] < kills and seen["finished"] < kills:  # signals may do nothing at all
+        out = folder / f"run-{seen['finished']}"
+        for more in range(min(KILLS, kills - seen["landed"]), 0, -1):
+            number = SIGNALS[seen["landed"] % len(SIGNALS)]
+            children = start(shards, out, world)
+            time.sleep(dice.uniform(0, starting + (whole - starting) * left(out)) / more)
+            if dice.random() < 0.5:
+                wait_for_save(out, children[0])
+            saving = is_saving(out, children[0])
+            send(number, children, dice)
+            codes = ends(children)
+            wrong += [] if allowed(number, codes) else [f"{out.name}, {number.name}: {codes}"]
+            landed = any(codes)
+            seen["landed"] += landed
+            seen[number.name] += landed
+            seen[f"{number.name} while saving"] += landed and saving
+            seen["too late"] += not landed
+        finish(shards, out, world)
+        found = state(out)
+        wrong += [f"{out.name}: {n}" for n in expected if not found[n].equal(expected[n])]
+        seen["finished"] += 1
+        shutil.rmtree(out)
     print(json.dumps({"seen": seen, "wrong": wrong}))  # noqa: T201 - its answer
 
 

@@ -16,6 +16,7 @@ from shards.errors import DamagedData, ToolError
 from training.checkpoint import (
     FORMAT,
     Checkpoint,
+    ForeignFile,
     load_checkpoint,
     save_checkpoint,
 )
@@ -130,10 +131,9 @@ def test_other_schemas_missing_keys_and_missing_files_are_told_apart(tmp_path: P
     torch.save(content | {"schema": 1}, path)
     with pytest.raises(DamagedData, match="schema 1, and this version reads 2"):
         load_checkpoint(path)
-    for wrong in ({"model": [1]}, {"best": [1]}, {"left_out": [1, 2]}, {"position": {}}):
-        torch.save(content | wrong, path)
-        with pytest.raises(DamagedData, match="lacks what a checkpoint of schema 2 has"):
-            load_checkpoint(path)
+    torch.save(content | {"schema": [2]}, path)
+    with pytest.raises(DamagedData, match="is not a checkpoint of imagenet-resnet"):
+        load_checkpoint(path)
     del content["optimizer"]
     torch.save(content, path)
     with pytest.raises(DamagedData, match=r"lacks .*'optimizer'"):
@@ -142,6 +142,67 @@ def test_other_schemas_missing_keys_and_missing_files_are_told_apart(tmp_path: P
         load_checkpoint(tmp_path / "none.pt")
     with pytest.raises(ToolError, match="is not a file"):
         load_checkpoint(tmp_path)
+
+
+def config_with(**changed: Any) -> dict[str, Any]:
+    return {"config": checkpoint().config | changed}
+
+
+def recipe_with(**changed: Any) -> dict[str, Any]:
+    return config_with(recipe=checkpoint().config["recipe"] | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model": [1]}, "model must be Tensors by name"),
+        ({"ema": {3: torch.zeros(1)}}, "ema must be Tensors by name"),
+        ({"optimizer": {"weight": 3}}, "optimizer must be dicts by name"),
+        ({"rng": {"torch": torch.zeros(3)}}, "'torch' of rng is a Tensor and must be a tensor of"),
+        ({"best": [1]}, "best must be a dict"),
+        ({"best": {}}, "best lacks 'epoch'"),
+        ({"left_out": [1, 2]}, "left_out must be"),
+        ({"position": {}}, "position lacks 'epoch'"),
+        ({"position": {"epoch": 1, "step": -1}}, "'step' of position is -1 and must be a whole"),
+        ({"data": {}}, "data lacks 'train'"),
+        ({"classes": 5}, "classes must be a list of 1 to 1048576 texts"),
+        ({"class_names": None}, "class_names must be a list of"),
+        ({"class_names": ["tench"]}, "classes are 2 and class_names 1"),
+        ({"versions": {"torch": torch.zeros(1)}}, "versions is not plain values"),
+        ({"config": {}}, "config lacks 'model'"),
+        (config_with(model="vgg"), "'model' of config is 'vgg' and must be one of resnet18, "),
+        (config_with(stem=3), "'stem' of config is 3 and must be one of imagenet, small"),
+        (config_with(batch_size="x"), "'batch_size' of config is 'x' and must be a whole number"),
+        (config_with(batch_size=True), "'batch_size' of config is True"),
+        (config_with(batch_size=10**9), "1000000000 pictures of 224 px are no batch"),
+        (config_with(lr=float("nan")), "'lr' of config is nan and must be a number above 0"),
+        (config_with(recipe=None), "recipe must be a dict"),
+        (recipe_with(eval_size=10**9), "'eval_size' of recipe is 1000000000 and must be a whole"),
+        (recipe_with(eval_resize=0.5), "'eval_resize' of recipe is 0.5 and must be a number from"),
+        (recipe_with(eval_resize=4000), "224 px are cut out of 4000 times that"),
+        (recipe_with(interpolation="lanczos"), "must be one of bilinear, bicubic"),
+    ],
+)
+def test_what_no_run_writes_is_refused_in_a_sentence(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, checkpoint(best=1))
+    torch.save(torch.load(path, weights_only=True) | changed, path)
+    with pytest.raises(DamagedData, match="is no checkpoint of schema 2 as") as refused:
+        load_checkpoint(path)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_pickles_of_others_are_refused_without_another_word(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "theirs.pt"
+    torch.save({"state_dict": {}}, path, pickle_protocol=4)
+    with pytest.raises(ForeignFile):
+        load_checkpoint(path)
+    assert not recwarn.list
 
 
 def test_a_full_disk_leaves_the_last_one_whole(small_disk: Callable[[str], Any]) -> None:

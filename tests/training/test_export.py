@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from models import colour_onnx
 
 from cli import resnet
 from shards.dataset import Dataset
-from shards.errors import ToolError, UsageError
+from shards.errors import DamagedData, ToolError, UsageError
 from training.checkpoint import Checkpoint, Position, save_checkpoint
 from training.config import config_values, resolve
 from training.export import OnnxOptions, export_onnx
 from training.export_check import compare
 from training.export_weights import export_weights, format_of
 from training.model import build_model, plain_weights
+from training.results.onnx_file import read_onnx
 from training.results.saved import Saved, open_saved
 
 NAMES = ["tench", "goldfish", "shark"]
@@ -51,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
             position=Position(epoch=3, step=0, samples=9, order="0" * 16),
             best=None,
             config=config_values(config),
-            data={},
+            data={"train": "ab", "val": "cd"},
             classes=classes,
             class_names=NAMES,
             versions={},
@@ -164,6 +166,7 @@ def test_a_missing_extra_is_one_sentence(
     [
         (OnnxOptions(opset=99), "--opset 99"),
         (OnnxOptions(batch=0), "--batch 0"),
+        (OnnxOptions(batch=32769), "--batch 32769: at most 32768 pictures of 64 px"),
         (OnnxOptions(batch=2, dynamic_batch=True), "--dynamic-batch"),
         (OnnxOptions(keep_io_types=True), "--fp16"),
         (OnnxOptions(input_name="output"), "--input-name 'output'"),
@@ -175,6 +178,40 @@ def test_options_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         export_onnx(saved, tmp_path / "a.onnx", options=options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_and_batches_are_bounded_as_their_reader_bounds_them(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    path = tmp_path / "a.onnx"
+    for batch, size in ((1, 4096), (8, 4096), (9, 4096), (1, 4097)):
+        colour_onnx(path, shape=(batch, 3, size, size))
+        if (batch, size) in ((1, 4096), (8, 4096)):
+            OnnxOptions(batch=batch).check(size)
+            assert read_onnx(path).image_size == size
+            continue
+        with pytest.raises(UsageError, match=r"--batch 9|--image-size 4097"):
+            OnnxOptions(batch=batch).check(size)
+        with pytest.raises(DamagedData):
+            read_onnx(path)
+
+
+def test_sizes_that_no_machine_holds_and_its_own_model_are_one_sentence(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = checkpoint.read_bytes()
+    for out, more, said in (
+        ("a.onnx", ["--image-size", "100000"], "--image-size 100000: it must be from 1 to 4096"),
+        ("a.onnx", ["--batch", "200000000"], "--batch 200000000: at most "),
+        ("a.pt", ["--image-size", "100000"], "--image-size 100000: it must be from 1 to 4096"),
+        (checkpoint, [], "would replace what this command reads or writes as well"),
+    ):
+        arguments = ["export", str(checkpoint), "--out", str(tmp_path / out), *more]
+        assert resnet.main(arguments, standalone_mode=False) == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.count("\n") == 1
+    assert checkpoint.read_bytes() == kept
     assert not list(tmp_path.iterdir())
 
 

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "killed_runs.py"
-MOMENTS = 30
+KILLS = 30  # half of them SIGKILL to all processes, half SIGTERM to one
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_thirty_random_moments_leave_no_trace(world: int, shards: Path, tmp_path: Path) -> None:
-    """Bit for bit: weights, momentum, averages. With a checkpoint a step it is mostly saving."""
+    """Bit for bit: weights, momentum, averages. Each kill ended a run that had work left."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(shards), str(tmp_path), str(world), str(MOMENTS)],
+        [sys.executable, str(SCRIPT), str(shards), str(tmp_path), str(world), str(KILLS)],
         stdout=subprocess.PIPE,
         env=environment,
         check=True,
@@ -33,6 +33,7 @@ def test_thirty_random_moments_leave_no_trace(world: int, shards: Path, tmp_path
     found = json.loads(done.stdout)
     assert not found["wrong"]
     seen = found["seen"]
-    assert seen["SIGKILL"] + seen["SIGTERM"] == MOMENTS
-    assert seen["finished"] == MOMENTS // 3
-    assert seen["stopped"] > 0
+    print(seen)  # for the documentation's figures, by pytest -s
+    assert seen["SIGKILL"] == seen["SIGTERM"] == KILLS // 2
+    assert seen["SIGKILL while saving"] > 0
+    assert seen["SIGTERM while saving"] > 0

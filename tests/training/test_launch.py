@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from launched import alive, ended, noted, wait_for
 from shards.errors import ToolError, UsageError
 from training.children import PeerLost, report_failure
 from training.launch import launch
-from training.stopping import STOPPED, Stopped
+from training.place import BEGAN_VARIABLE
+from training.stopping import STOPPED, Signals, Stopped
 
 Program = Callable[..., int]
 
@@ -122,12 +125,13 @@ def test_however_the_launcher_ends_no_process_stays(
     assert set(noted(tmp_path)) == {"0.0", "1.0"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_handed_on_and_the_end_waits_until_all_have_saved(
-    command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: int
 ) -> None:
     process = command("save", max_restarts=3)
     wait_for(lambda: len(noted(tmp_path)) == 2)
-    process.terminate()
+    process.send_signal(number)
     assert ended(process, STOPPED) == "error: stopped and saved\n"
     assert set(noted(tmp_path)) == {"0.0", "1.0"}
 
@@ -138,20 +142,54 @@ def test_a_process_that_does_not_save_in_time_is_ended(
     process = command("slow", grace=0.2, max_restarts=3)
     wait_for(lambda: len(noted(tmp_path)) == 2)
     process.terminate()
-    assert "did not save and end within 0.2 s of SIGTERM" in ended(process, 1)
+    process.send_signal(signal.SIGHUP)  # as some send both: the same one
+    assert "did not save and end within 0.2 s of SIG" in ended(process, 1)
     assert not alive(tmp_path)
 
 
 def test_a_second_signal_ends_at_once(
     command: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
+    """Two within SAME_SECONDS are one, so it is told again and again."""
     process = command("slow", grace=600)
     wait_for(lambda: len(noted(tmp_path)) == 2)
     process.terminate()
-    process.send_signal(signal.SIGUSR1)
-    process.wait(timeout=60)
-    assert process.returncode in {128 + signal.SIGTERM, 128 + signal.SIGUSR1}
+    while process.poll() is None:
+        process.send_signal(signal.SIGUSR1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.1)
+    assert process.returncode == 128 + signal.SIGUSR1
     assert not alive(tmp_path)
+
+
+def test_a_signal_from_before_the_launch_counts(program: Program, tmp_path: Path) -> None:
+    signals = Signals()
+    signals.received = "SIGTERM"
+    with pytest.raises(Stopped, match="before training began, because SIGTERM asked for it"):
+        program("end", signals=signals)
+    assert not noted(tmp_path)
+
+
+def test_restarted_processes_know_when_the_command_began(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = command("sleep", max_restarts=1)
+    began = []
+    for attempt in (0, 1):
+        names = {f"{rank}.{attempt}" for rank in (0, 1)}
+        wait_for(lambda names=names: names <= set(noted(tmp_path)))
+        pids = [int(noted(tmp_path)[name][0]) for name in names]
+        began += [variable_of(pid, BEGAN_VARIABLE) for pid in pids]
+        os.kill(pids[0], signal.SIGKILL)
+    ended(process, 1)
+    assert began[0] is not None
+    assert began == [began[0]] * 4
+
+
+def variable_of(pid: int, name: str) -> str | None:
+    """A variable of a process's environment."""
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(each.split("=", 1) for each in variables if each).get(name)
 
 
 def test_a_run_that_stopped_and_saved_is_not_started_again(program: Program) -> None:
@@ -160,6 +198,33 @@ def test_a_run_that_stopped_and_saved_is_not_started_again(program: Program) -> 
 
 
 # --- without a launch -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("place", "code"), [({}, 9), ({"RANK": "0", "WORLD_SIZE": "2"}, 1)])
+def test_one_of_several_that_fails_is_gone_before_python_takes_itself_down(
+    place: dict[str, str], code: int
+) -> None:
+    """A process group that is still up may abort then; here something else has its own code."""
+    program = (
+        "import atexit, os\n"
+        "from shards.console import command\n"
+        "from shards.errors import ToolError\n"
+        "from training.commands.base import RankCommand\n"
+        "@command('x', RankCommand)\n"
+        "def refuse(as_json):\n"
+        "    raise ToolError('no')\n"
+        "atexit.register(os._exit, 9)\n"
+        "refuse([])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **place},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, "error: no\n")
 
 
 def test_without_a_launcher_nobody_takes_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +240,15 @@ def test_without_a_launcher_nobody_takes_a_failure(monkeypatch: pytest.MonkeyPat
 def test_several_machines_need_an_address(master: str | None) -> None:
     with pytest.raises(UsageError, match="--master HOST:PORT"):
         launch([], nproc=1, nodes=2, master=master)
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [("--grace", {"grace": float("nan")}), ("--join-timeout", {"join_seconds": float("inf")})],
+)
+def test_a_time_to_wait_is_a_number(program: Program, option: str, given: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=rf"^{option} (nan|inf): it must be a number of seconds"):
+        program("end", **given)
 
 
 def test_a_machines_number_is_below_their_count() -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from launched import alive, answers, ended, noted, wait_for
 
+from training.stopping import STOPPED
+
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -148,8 +150,26 @@ def test_a_machine_that_waits_can_be_interrupted(machine: Start, tmp_path: Path)
     wait_for(lambda: b"a program" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
     wait_for(lambda: catches(process.pid, signal.SIGINT))
     process.send_signal(signal.SIGTERM)
-    ended(process, 143)
+    said = ended(process, STOPPED)
+    assert f"because SIGTERM asked machine 1 ({socket.gethostname()}) for it" in said
     assert not noted(tmp_path)
+
+
+def test_machines_that_wait_for_another_stop_together(
+    machine: Start, port: int, tmp_path: Path
+) -> None:
+    machines = [machine(node, "end", nodes=3) for node in (0, 1)]
+    wait_for(lambda: is_connected(port))
+    machines[1].terminate()
+    for each in machines:
+        assert "because SIGTERM asked machine 1 (" in ended(each, STOPPED)
+    assert not noted(tmp_path)
+
+
+def is_connected(port: int) -> bool:
+    """Whether somebody has a connection to this port of 127.0.0.1, by the kernel's table."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(line[2] == f"0100007F:{port:04X}" and line[3] == "01" for line in lines)
 
 
 def catches(pid: int, number: int) -> bool:

@@ -205,6 +205,7 @@ def test_class_lists_are_given_known_or_absent(
     options = (tmp_path / "a.jpg", "--device", "cpu", "--image-size", SIZE)
     told = resnet("predict", tmp_path / "three.pt", *options)
     assert "class 2" in told.stdout
+    assert "three.pt is resnet18, a state dict" in told.stderr
     told = resnet("predict", tmp_path / "thousand.pt", *options, "--json")
     assert "its 1000 are taken for ILSVRC2012's (--classes)" in told.stderr
     names = [each["name"] for each in json.loads(told.stdout)["pictures"][0]["top"]]
@@ -250,6 +251,9 @@ def test_unwritable_sheets_and_missing_things_are_one_sentence(
             (checkpoint, tmp_path / "a.jpg", "--sheet", tmp_path / "a.jpg" / "b"),
             "cannot be written",
         ),
+        ((checkpoint, tmp_path / "a.jpg", "--sheet", tmp_path / "s.xyz"), "ends in .png"),
+        ((checkpoint, tmp_path, "--sheet", tmp_path / "a.jpg"), "would replace what this command"),
+        ((checkpoint, tmp_path / "a.jpg", "--sheet", checkpoint), "would replace what this"),
         ((checkpoint, tmp_path / "none.jpg"), "none.jpg does not exist; give a picture"),
         ((tmp_path / "none.pt", tmp_path / "a.jpg"), "none.pt does not exist"),
         ((tmp_path / "a.jpg", tmp_path / "a.jpg"), "a.jpg is no file of weights"),
@@ -306,7 +310,7 @@ def test_a_sheet_says_what_is_right(tmp_path: Path) -> None:
         "12 pictures",
         "2 of 8 right",
         "3 more among the first 5",
-        "2 could not be read",
+        "2 without an answer",
     ]
     grey = np.full((9, 9, 3), 128, np.uint8)
     write_sheet(

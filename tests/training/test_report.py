@@ -251,6 +251,17 @@ def test_a_place_that_takes_no_file_is_refused_before_anything_is_drawn(
     assert not (tmp_path / "a.html").exists()
 
 
+def test_a_page_replaces_nothing_that_it_is_made_of(runs: list[Path], tmp_path: Path) -> None:
+    page, log, answers = tmp_path / "a.html", runs[0] / "log.jsonl", tmp_path / "p.jsonl"
+    answers.touch()
+    kept = log.read_bytes()
+    for out, png in ((log, None), (page, log), (page, page), (answers, None)):
+        with pytest.raises(UsageError, match="would replace"):
+            write_report(runs, out, png=png, predictions=[answers])
+    assert log.read_bytes() == kept
+    assert not page.exists()
+
+
 def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / name / "run", history(1)) for name in ("a", "b")]
     assert [run.name for run in read_runs(paths)] == ["a/run", "b/run"]

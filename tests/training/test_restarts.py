@@ -198,6 +198,22 @@ def test_a_signal_to_the_command_stops_all_ranks_saved(
     assert_equal(seen, undisturbed)
 
 
+def test_a_signal_to_a_rank_that_has_only_begun_stops_all_ranks(
+    start: Start, shards: Path, tmp_path: Path
+) -> None:
+    seen = Watched(tmp_path / "run")
+    command = start("resnet", "train", "--shards", shards, "--out", seen.out, *TWO)
+    assert wait_for(lambda: rank_of(command, 1), command)
+    pid = rank_of(command, 1)
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+    said = told(command)
+    assert command.returncode == STOPPED, said
+    assert "stopped before training began, because a signal to another process asked" in said
+    assert "restart" not in said
+    assert not seen.lines()
+
+
 @pytest.mark.slow
 def test_processes_that_slurm_started_join_each_other(
     script: Callable[[str], str], shards: Path, undisturbed: Watched, tmp_path: Path

@@ -296,6 +296,8 @@ def test_the_command_refuses_what_cannot_be(
         ((checkpoint, "--engine", "torch", "--engine", "torch"), "at most one --engine for each"),
         ((checkpoint, checkpoint, "--save-predictions", tmp_path / "p"), "is for one model"),
         ((checkpoint, "--save-predictions", tmp_path), "cannot be written"),
+        ((checkpoint, "--save-predictions", checkpoint), "would replace what this command"),
+        ((checkpoint, "--save-predictions", shards / "val" / "manifest.json"), "would replace"),
         ((tmp_path / "none.pt",), "does not exist"),
         ((checkpoint, "--resize", "3"), "crops 64 pixels out of a short side of 3"),
     ):

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import pytest
 import torch
 
 from shards.errors import ToolError
-from training.checkpoint import Checkpoint, Position, load_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint
 from training.distributed import World
 from training.log import RunLog
 from training.run_folder import RunFolder
@@ -24,19 +25,8 @@ ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
 
 def checkpoint(epoch: int, *, floats: int = 100) -> Checkpoint:
-    return Checkpoint(
-        model={"weight": torch.full((floats,), float(epoch))},
-        optimizer={},
-        scaler={},
-        rng={},
-        position=Position(epoch=epoch, step=0, samples=1, order="0" * 16),
-        best=None,
-        config={},
-        data={},
-        classes=[],
-        class_names=[],
-        versions={},
-    )
+    model = {"weight": torch.full((floats,), float(epoch))}
+    return dataclasses.replace(checkpoints.checkpoint(epoch), model=model, optimizer={}, ema={})
 
 
 class Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,21 @@ def equal(found: State, state: State) -> bool:
             lambda state: {"state_dict": vendors(state), "best_prec1": 70.0},
             "a state dict, the vendor's",
         ),
-        (lambda state: vendors(state, "_orig_mod."), "a state dict, the vendor's"),
+        (
+            lambda state: vendors(state, "_orig_mod."),
+            "a state dict, the vendor's or NVIDIA's names, without _orig_mod.",
+        ),
+        (
+            lambda state: {
+                "state_dict": {f"model._orig_mod.{name}": each for name, each in state.items()},
+                "pytorch-lightning_version": "2.5.0",
+            },
+            "a state dict, without _orig_mod. and model.",
+        ),
+        (
+            lambda state: {"net": {f"net.{name}": each for name, each in state.items()}, "acc": 9},
+            "a state dict, without net.",
+        ),
     ],
 )
 def test_whatever_is_around_them_weights_are_read(
@@ -160,6 +175,12 @@ def test_timms_networks_have_our_names_and_answers(name: str) -> None:
 # --- refused ---
 
 
+def test_two_networks_in_one_are_refused(state: State, tmp_path: Path) -> None:
+    two = {f"{prefix}{name}": each for prefix in ("", "model.") for name, each in state.items()}
+    with pytest.raises(DamagedData, match=r"'conv1\.weight' comes under two prefixes"):
+        read_weights(saved(tmp_path, two))
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return os.system, ("true",)
@@ -194,6 +215,16 @@ def test_what_is_no_file_of_weights_is_refused(state: State, tmp_path: Path) -> 
     path.write_text("not weights")
     with pytest.raises(DamagedData, match="is no file of weights"):
         read_weights(path)
+
+
+def test_a_pickle_that_is_code_is_refused_without_another_word(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(DamagedData, match="could run code"):
+        read_weights(path)
+    assert not recwarn.list
 
 
 # --- begun with ---
@@ -246,8 +277,15 @@ def test_weights_of_another_network_are_refused(
 
 def test_weights_that_lack_a_tensor_are_refused(state: State, tmp_path: Path) -> None:
     part = {name: each for name, each in state.items() if name != "layer3.1.bn1.bias"}
-    with pytest.raises(DamagedData, match=r"layer3\.1\.bn1\.bias is missing"):
+    with pytest.raises(DamagedData, match=r"resnet18: 'layer3\.1\.bn1\.bias' is missing"):
         begun(5, init_weights=saved(tmp_path, part))
     more = {**state, "layer3.1.bn9.bias": torch.zeros(1)}
-    with pytest.raises(DamagedData, match=r"layer3\.1\.bn9\.bias is not one of them"):
+    with pytest.raises(DamagedData, match=r"'layer3\.1\.bn9\.bias' is not one of them"):
         begun(5, init_weights=saved(tmp_path, more))
+    part = {name: each for name, each in state.items() if name != "fc.bias"}
+    with pytest.raises(DamagedData, match=r"'fc\.bias' is missing; give other weights"):
+        begun(5, init_weights=saved(tmp_path, part))
+    begun(4, init_weights=saved(tmp_path, part))
+    bad = {**state, "fc.weight": torch.zeros(5, 9)}
+    with pytest.raises(DamagedData, match=r"'fc\.weight' is 5 x 9 and must be 5 x 512"):
+        begun(5, init_weights=saved(tmp_path, bad))

@@ -99,7 +99,7 @@ def evaluate(
     from training.results.predictions import write_predictions
 
     if save_predictions is not None:
-        check_writable(save_predictions)
+        check_writable(save_predictions, besides=[*models, shards / "val"])
     auto: EngineRequest = "auto"
     requests = [*engines, *[auto] * len(models)]
     with showing_progress() as progress:

@@ -90,13 +90,13 @@ def export(
         input_name=input_name,
     )
     if chosen == "onnx":
-        options.check()
+        options.check(image_size)
     elif options != OnnxOptions() or shards is not None:
         raise UsageError(
             "--opset, --batch, --dynamic-batch, --fp16, --keep-io-types, --input-name and --shards "
             f"are for ONNX, not for {chosen}; leave them out, or give --format onnx"
         )
-    check_writable(out)
+    check_writable(out, besides=[model] if shards is None else [model, shards / "val"])
     if shards is not None:
         shards = with_index(shards, ("val",))
     saved = open_saved(model, view=View(image_size=image_size), ema=ema, model=network)

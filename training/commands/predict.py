@@ -80,11 +80,16 @@ def predict(
 
     if len(engines) > 1:
         raise UsageError("predict asks one model: give --engine once")
-    if sheet is not None:
-        check_writable(sheet)
     how = how_to_evaluate(threads_or_cores(options["workers"]), batch_size, options)
     paths = find_pictures(images)
+    if sheet is not None:
+        read = [each for each in (model, classes, labels, *paths) if each is not None]
+        check_writable(sheet, besides=read)
+        if sheet.suffix.lower() != ".png":
+            raise UsageError(f"--sheet {sheet}: it is drawn as PNG; give a name that ends in .png")
     opened = open_saved(model, view=how.view, ema=how.ema, model=how.model)
+    if opened.form == "weights":  # which say little themselves, so that some of it was found out
+        say(f"note: {model} is {opened.said}")
     saved = _with_classes(opened, classes)
     given = _standard_input() if STANDARD_INPUT in paths else b""
     engine = engines[0] if engines else "auto"

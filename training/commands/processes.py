@@ -52,10 +52,11 @@ def take_place(affinity: Affinity, join_seconds: float) -> int:
     """What a process of a launch does before anything else; the threads that it is to use."""
     from training.affinity import settle
     from training.children import follow_launcher
-    from training.launch import JOIN_VARIABLE
+    from training.launch import JOIN_VARIABLE, check_seconds
     from training.place import place_of
 
     follow_launcher()
+    check_seconds("--join-timeout", join_seconds)
     os.environ[JOIN_VARIABLE] = str(join_seconds)
     return settle(place_of(os.environ), affinity)
 

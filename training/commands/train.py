@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from shards.console import (
     say,
     showing_progress,
 )
-from training.commands.base import RankCommand, speaks_first
+from training.commands.base import StoppableCommand, speaks_first
 from training.commands.options import (
     affinity_option,
     amp_option,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from training.device import AmpRequest, DeviceRequest
 
 
-class _TrainCommand(RankCommand):
+class _TrainCommand(StoppableCommand):
     """`resnet train`, which takes the command lines of the vendor's launcher as well."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -145,7 +146,7 @@ class _TrainCommand(RankCommand):
     metavar="SECONDS",
     default=120.0,
     show_default=True,
-    help="Time that several processes have to save and end after SIGTERM or SIGUSR1.",
+    help="Time that several processes have to save and end after SIGTERM, SIGUSR1 or SIGHUP.",
 )
 @affinity_option
 @click.option(
@@ -243,14 +244,16 @@ def train(
         resnet train --shards DIR --cards 4 --nodes 2 --node-rank K --master HOST:29500
 
     The run's folder gets checkpoints, best.pt, last.pt and log.jsonl (one object a line). Killed
-    or stopped, the same command goes on with exactly the samples that are left. SIGTERM and
-    SIGUSR1 stop it after a step, saved, with exit code 75; a second one ends it at once.
+    or stopped, the same command goes on with exactly the samples that are left. SIGTERM,
+    SIGUSR1 and SIGHUP stop it after a step, saved, with exit code 75; a second one ends it at once.
 
     Options of the vendor's run_resnet.py (--model_name, --dataset_path, ...) are taken as well.
     """
     from training.config import minutes_of, resolve
+    from training.place import inside_launch
     from training.processes import processes_here, world_size
 
+    signals = click.get_current_context().obj
     share = take_place(affinity, join_timeout)
     processes = processes_here(device, cards, nproc)
     folder = _folder_to_train_on(shards, steps_per_epoch, val, label_field)
@@ -290,7 +293,8 @@ def train(
         resume="auto" if resume == "auto" else "never" if resume == "never" else Path(resume),
     )
     splits = ("train", "val") if steps_per_epoch is None else ("val",)
-    config = dataclasses.replace(config, shards=with_index(folder, splits))
+    with contextlib.nullcontext() if inside_launch() else signals.ending_at_once():
+        config = dataclasses.replace(config, shards=with_index(folder, splits))
     launch_if_several(
         processes,
         nodes=nodes,
@@ -299,11 +303,13 @@ def train(
         max_restarts=max_restarts,
         join_seconds=join_timeout,
         grace=grace,
+        signals=signals,
     )
     from training.trainer import train as run
 
     with showing_progress() as progress:
-        result = run(config, progress=progress, on_record=partial(_show, progress))
+        record = partial(_show, progress)
+        result = run(config, progress=progress, on_record=record, signals=signals)
     if not result.is_main:
         return
     lines = [f"{result.last_checkpoint}: {result.epoch} of {config.epochs} epochs, {result.reason}"]

@@ -48,10 +48,13 @@ def write_report(
             "--shards gives the pictures of wrong answers, and there are none without "
             "--predictions FILE (from `resnet eval --save-predictions FILE`)"
         )
-    for place in (out, png):
-        if place is not None:
-            check_writable(place)
     found = read_runs(runs)
+    read = [*(run.log for run in found), *predictions]
+    if shards is not None:
+        read.append(shards / "val")
+    check_writable(out, besides=read)
+    if png is not None:
+        check_writable(png, besides=[out, *read])
     answers = [read_predictions(path, mistakes=mistakes) for path in predictions]
     pictures = [None if shards is None else thumbnails(each, shards) for each in answers]
     figures = figures_of(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -49,7 +50,7 @@ class OnnxEngine:
     ) -> None:
         self.name = name
         self.device = Device(index=0, reason="it takes its pictures on the host")
-        self.precision: Precision = "fp16" if file.half else "fp32"
+        self.precision: Precision = "fp16" if file.half_weights else "fp32"
         self._file = file
         self._run = run
         self._batch = batch
@@ -115,11 +116,20 @@ def open_onnxruntime(file: OnnxFile, *, threads: int) -> OnnxEngine:
             f"onnxruntime does not take {file.path} ({_first_line(error)}); export it again"
         ) from error
 
-    def run(pictures: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        answer: npt.NDArray[Any] = session.run([file.output], {file.input: pictures})[0]
-        return answer
+    pool = ThreadPoolExecutor(1, "onnxruntime")
 
-    return OnnxEngine("onnxruntime", file, run, batch=file.batch, close=_nothing)
+    def run(pictures: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """In a thread, since a signal that comes meanwhile is waited for by nobody else."""
+        options = runtime.RunOptions()
+        answer = pool.submit(session.run, [file.output], {file.input: pictures}, options)
+        try:
+            found: npt.NDArray[Any] = answer.result()[0]
+        except BaseException:
+            options.terminate = True  # looked at between nodes
+            raise
+        return found
+
+    return OnnxEngine("onnxruntime", file, run, batch=file.batch, close=pool.shutdown)
 
 
 def open_teco(file: OnnxFile, *, batch_size: int, image_size: int) -> OnnxEngine:

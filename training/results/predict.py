@@ -29,11 +29,12 @@ from training.results.saved import Saved, device_for, open_engine
 
 STANDARD_INPUT: Final = Path("-")
 _AHEAD: Final = 2  # batches in the making
+_NO_NUMBERS: Final = "the model gives logits that are not finite for it; use other weights"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a network says of a picture, or why it was not asked."""
+    """What a network says of a picture, or why there is no answer."""
 
     path: Path
     top: tuple[tuple[int, float], ...] = ()  # (class index, probability), the best first
@@ -192,6 +193,9 @@ class Asker:
             progress.advance(1)
             if at in batch.problems:
                 yield Prediction(path=path, problem=batch.problems[at])
+                continue
+            if not chances[at].isfinite().all():
+                yield Prediction(path=path, problem=_NO_NUMBERS)
                 continue
             answer = zip(best[at].tolist(), chances[at].tolist(), strict=True)
             yield Prediction(path=path, top=tuple(answer))

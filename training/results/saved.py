@@ -16,6 +16,7 @@ from torch import nn
 from shards.dataset import Dataset
 from shards.errors import DamagedData, UsageError
 from shards.transform import EvalTransform, Interpolation
+from training.batches import MEAN, STD
 from training.checkpoint import Checkpoint, ForeignFile, load_checkpoint
 from training.config import MODELS
 from training.device import AmpRequest, Device, DeviceRequest, choose
@@ -24,6 +25,7 @@ from training.evaluate import check_classes, restored_model
 from training.model import build_model
 from training.results.onnx_engines import open_onnxruntime, open_teco
 from training.results.onnx_file import OnnxFile, read_onnx
+from training.results.told import read_told
 from training.train_set import eval_transform
 from training.weights import read_weights
 
@@ -150,7 +152,7 @@ def _checkpoint(
 
 
 def _weights(path: Path, view: View, model: str | None) -> Saved:
-    """A state dict of torchvision, timm or the vendor's trainer."""
+    """A state dict of torchvision, timm or the vendor's trainer, or safetensors of anyone."""
     weights = read_weights(path)
     name = model or weights.model
     if name is None:
@@ -168,37 +170,38 @@ def _weights(path: Path, view: View, model: str | None) -> Saved:
             f"{path} ({weights.layout}) does not fit {name} with {weights.classes} classes "
             f"({_second_line(error)}); name its network with --model"
         ) from error
+    told = read_told(path, weights.metadata, weights.classes)
+    if (told.mean, told.std) != (MEAN, STD):
+        raise DamagedData(
+            f"{path}: its metadata say mean {told.mean} and std {told.std}, and torch's networks "
+            f"are given {MEAN} and {STD} here; export it as ONNX where it was made"
+        )
     return Saved(
         path=path,
         form="weights",
         said=f"{name}, {weights.layout}",
         model=name,
         outputs=weights.classes,
-        classes=None,
-        class_names=None,
-        transform=view.of(_USUAL),
-        epoch=None,
+        classes=told.classes,
+        class_names=told.class_names or told.classes,
+        transform=view.of(_transform(told.crop, told.resize, told.interpolation)),
+        epoch=told.epochs,
         network=network.eval(),
     )
 
 
 def _onnx(path: Path, view: View) -> Saved:
     file = read_onnx(path)
-    size = file.image_size or _USUAL.image_size
-    if file.fixed_size and view.image_size not in (None, size):
+    if file.fixed_size and view.image_size not in (None, file.image_size):
         raise UsageError(
-            f"{path} takes pictures of {size} pixels; leave --image-size {view.image_size} out, or "
-            "export it with that size"
+            f"{path} takes pictures of {file.image_size} pixels; leave --image-size "
+            f"{view.image_size} out, or export it with that size"
         )
-    own = EvalTransform(
-        image_size=size,
-        resize=file.resize or round(size * _USUAL.resize / _USUAL.image_size),
-        interpolation=file.interpolation,
-    )
+    own = _transform(file.image_size, file.resize, file.interpolation)
     return Saved(
         path=path,
         form="onnx",
-        said=f"{file.model or 'a network'} as ONNX, {'float16' if file.half else 'float32'}, "
+        said=f"{file.model or 'a network'} as ONNX, {_types(file)}, "
         + (f"batch {file.batch}" if file.batch else "any batch"),
         model=file.model,
         outputs=file.outputs,
@@ -208,6 +211,22 @@ def _onnx(path: Path, view: View) -> Saved:
         epoch=file.epochs,
         onnx=file,
     )
+
+
+def _transform(crop: int | None, resize: int | None, interpolation: Interpolation) -> EvalTransform:
+    """As an exported file says; what it leaves out is as usual."""
+    size = crop or _USUAL.image_size
+    return EvalTransform(
+        image_size=size,
+        resize=resize or round(size * _USUAL.resize / _USUAL.image_size),
+        interpolation=interpolation,
+    )
+
+
+def _types(file: OnnxFile) -> str:
+    """What an ONNX file computes in, and what it takes where that is something else."""
+    weights, taken = ("float16" if each else "float32" for each in (file.half_weights, file.half))
+    return weights if weights == taken else f"{weights}, {taken} in"
 
 
 def _second_line(error: Exception) -> str:

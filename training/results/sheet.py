@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +140,7 @@ def _counted(shown: Sequence[Shown]) -> str:
         nearly = colours.count(_NEARLY)
         facts.append(f"{nearly:,} more among the first {_TOP}")
     if failed:
-        facts.append(f"{failed:,} could not be read")
+        facts.append(f"{failed:,} without an answer")
     return "  ·  ".join(facts)
 
 
@@ -164,7 +163,7 @@ def _plan_answers(
             top += page.write(line, (left, top), _BESIDE, Style(_ANSWER.size, _WRONG)) + LEADING
         return
     for index, chance in each.prediction.top[:_TOP]:
-        percent = "?" if math.isnan(chance) else f"{100 * chance:.0f} %"
+        percent = f"{100 * chance:.0f} %"
         number = page.typeface(_ANSWER.size).width(percent)
         style = Style(_ANSWER.size, each.colour or INK) if index == each.known else _ANSWER
         faint = Style(_ANSWER.size, FAINT)
@@ -172,7 +171,6 @@ def _plan_answers(
         top += page.write(name_of(index), (left, top), _BESIDE - number - GAP, style) + 1
         full = Bar(left=left, top=top, width=_BESIDE, height=_BAR, colour=_PALE)
         page.bars.append(full)
-        if not math.isnan(chance):
-            width = round(_BESIDE * chance)
-            page.bars.append(Bar(left=left, top=top, width=width, height=_BAR, colour=style.colour))
+        width = round(_BESIDE * chance)
+        page.bars.append(Bar(left=left, top=top, width=width, height=_BAR, colour=style.colour))
         top += _BAR + 2 * LEADING
