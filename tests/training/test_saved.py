@@ -103,12 +103,23 @@ def test_safetensors_answer_too(images: torch.Tensor, tmp_path: Path) -> None:
 
 def test_a_network_that_is_named_wrong_is_refused(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(DamagedData, match=r"does not fit resnet50 with 3 classes \(.*\); name its"):
+    with pytest.raises(UsageError, match=r"weights\.pt is a resnet18; leave --model resnet50 out"):
         open_saved(tmp_path / "weights.pt", model="resnet50")
     with pytest.raises(UsageError, match="--model vgg16: choose one of resnet18"):
         open_saved(tmp_path / "weights.pt", model="vgg16")
     with pytest.raises(UsageError, match="--ema and --no-ema are for checkpoints of"):
         open_saved(tmp_path / "weights.pt", ema=True)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    state = network().state_dict()
+    torch.save(state | {"fc.weight": torch.ones(3, 100)}, tmp_path / "narrow.pt")
+    with pytest.raises(DamagedData, match=r"'fc\.weight' is 3 x 100 and must be 3 x 512; give"):
+        open_saved(tmp_path / "narrow.pt")
+    del state["layer1.0.bn1.bias"]
+    torch.save(state, tmp_path / "short.pt")
+    with pytest.raises(DamagedData, match=r"'layer1\.0\.bn1\.bias' is missing; give other"):
+        open_saved(tmp_path / "short.pt")
 
 
 def test_a_class_list_must_fit(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from training.results.onnx_engines import open_onnxruntime, open_teco
 from training.results.onnx_file import OnnxFile, read_onnx
 from training.results.told import read_told
 from training.train_set import eval_transform
-from training.weights import read_weights
+from training.weights import fill, read_weights
 
 ONNX_ENDING: Final = ".onnx"
 # What weights without a word about it were evaluated with: torchvision's first weights, timm's
@@ -154,22 +154,18 @@ def _checkpoint(
 def _weights(path: Path, view: View, model: str | None) -> Saved:
     """A state dict of torchvision, timm or the vendor's trainer, or safetensors of anyone."""
     weights = read_weights(path)
-    name = model or weights.model
+    name = weights.model
+    if model is not None and model not in MODELS:
+        raise UsageError(f"--model {model}: choose one of {', '.join(MODELS)}")
     if name is None:
-        raise UsageError(
-            f"{path} ({weights.layout}) does not tell which network it is of; name it with --model "
-            f"({', '.join(MODELS)})"
-        )
-    if name not in MODELS:
-        raise UsageError(f"--model {name}: choose one of {', '.join(MODELS)}")
-    network = build_model(name, weights.classes, stem=weights.stem)
-    try:
-        network.load_state_dict(weights.state)
-    except RuntimeError as error:
         raise DamagedData(
-            f"{path} ({weights.layout}) does not fit {name} with {weights.classes} classes "
-            f"({_second_line(error)}); name its network with --model"
-        ) from error
+            f"{path} ({weights.layout}) holds the weights of no network that there is here "
+            f"({', '.join(MODELS)}); give others"
+        )
+    if model not in (None, name):
+        raise UsageError(f"{path} is a {name}; leave --model {model} out")
+    network = build_model(name, weights.classes, stem=weights.stem)
+    fill(network, weights.state, path=path, model=name)
     told = read_told(path, weights.metadata, weights.classes)
     if (told.mean, told.std) != (MEAN, STD):
         raise DamagedData(
@@ -227,12 +223,6 @@ def _types(file: OnnxFile) -> str:
     """What an ONNX file computes in, and what it takes where that is something else."""
     weights, taken = ("float16" if each else "float32" for each in (file.half_weights, file.half))
     return weights if weights == taken else f"{weights}, {taken} in"
-
-
-def _second_line(error: Exception) -> str:
-    """What torch says is wrong with a state dict: its first line names the class of the network."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[min(1, len(lines) - 1)][:200]
 
 
 # --- engines ---
