@@ -4,8 +4,9 @@
 
   curves  top-1 by epoch of `resnet train` on shards and of plain.py on the same class folders,
           three seeds each, for the recipes seed and torchvision-v1
-  killed  a run of two processes is killed ten times at random moments and ends where the
-          undisturbed one does: the same weights bit for bit and the same order of samples
+  killed  the command of a run of two processes gets ten signals at random moments, SIGKILL and
+          SIGTERM in turn, and the run ends where the undisturbed one does: the same weights and
+          momentum bit for bit and the same order of samples
 
 The tar has train/CLASS/*.jpg and test/CLASS/*.jpg. Nothing is timed, so other work on the machine
 does not matter.
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import signal
 import statistics
@@ -34,7 +34,8 @@ BIN = Path(sys.executable).parent
 PLAIN = Path(__file__).with_name("plain.py")
 SEEDS = (1, 2, 3)
 RECIPES = ("seed", "torchvision-v1")
-KILLS = 10
+SIGNALS = (signal.SIGKILL, signal.SIGTERM) * 5
+STOPPED = 75  # the exit code of a run that SIGTERM ended, saved
 SIZE = 32
 
 
@@ -140,16 +141,16 @@ def killed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
     done(*train_command(shards, undisturbed, options.epochs, *more))
     total = len((undisturbed / "log.jsonl").read_text().splitlines())
-    moments = sorted(random.Random(5).sample(range(2, total - 2), KILLS))
+    moments = sorted(random.Random(5).sample(range(2, total - 2), len(SIGNALS)))
     command = train_command(shards, disturbed, options.epochs, *more)
-    for lines in moments:
-        kill_at(command, disturbed / "log.jsonl", lines)
+    for number, lines in zip(SIGNALS, moments, strict=True):
+        end_at(command, disturbed / "log.jsonl", lines, number)
     done(*command)
     same = equal(undisturbed / "last.pt", disturbed / "last.pt")
     orders = [[line["order"] for line in records(run, "epoch")] for run in (undisturbed, disturbed)]
     answer = {
-        "killed_at_lines": moments,
-        "weights_equal": same,
+        "ended_at_lines": moments,
+        "states_equal": same,
         "orders_equal": orders[0] == orders[1],
         "top1": [records(run, "eval")[-1]["top1"] for run in (undisturbed, disturbed)],
     }
@@ -159,29 +160,48 @@ def killed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return answer
 
 
-def kill_at(command: list[str], log: Path, lines: int) -> None:
-    """Start a run and kill launcher and ranks when its log has so many lines."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    for count in growing(process, log):
-        if count >= lines:
-            os.killpg(process.pid, signal.SIGKILL)
+def end_at(command: list[str], log: Path, lines: int, number: signal.Signals) -> None:
+    """Start a run; once it writes to its log and that has so many lines, signal its command.
+
+    SIGTERM it hands on, and all save. With SIGKILL its processes, which have sessions of their
+    own, are ended by the kernel.
+    """
+    before = content(log)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for written in growing(process, log):
+        if written != before and written.count(b"\n") >= lines:
+            process.send_signal(number)
             break
-    process.wait()
+    code = process.wait()
+    if code != (STOPPED if number == signal.SIGTERM else -number):
+        sys.exit(f"the run that got {number.name} at {lines} lines ended with {code}")
 
 
-def growing(process: subprocess.Popen[bytes], log: Path) -> Iterator[int]:
-    """How many lines the log has, for as long as the run lives."""
+def growing(process: subprocess.Popen[bytes], log: Path) -> Iterator[bytes]:
+    """What the log holds, for as long as the run lives."""
     while process.poll() is None:
-        yield log.read_bytes().count(b"\n") if log.exists() else 0
+        yield content(log)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.05)
 
 
+def content(log: Path) -> bytes:
+    return log.read_bytes() if log.exists() else b""
+
+
 def equal(one: Path, other: Path) -> bool:
-    models = [torch.load(path, weights_only=True)["model"] for path in (one, other)]
-    return all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    states = [state(path) for path in (one, other)]
+    return states[0].keys() == states[1].keys() and all(
+        tensor.equal(states[1][name]) for name, tensor in states[0].items()
+    )
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    """Weights and momentum of a checkpoint."""
+    saved = torch.load(path, weights_only=True)
+    momentum = {name: each["momentum_buffer"] for name, each in saved["optimizer"].items()}
+    assert momentum
+    return saved["model"] | {f"momentum of {name}": each for name, each in momentum.items()}
 
 
 SECTIONS = {"curves": curves, "killed": killed}

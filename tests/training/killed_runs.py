@@ -1,9 +1,9 @@
 """Trains small runs and ends them at random moments: for tests/training/test_killed.py.
 
 Each process of a run is a fork of this one, which has loaded torch and computes nothing itself,
-so a start costs no import. Only a signal that ended a run counts; one that found it finished does
-not. Prints one JSON object: how often what happened, and what ended otherwise than an undisturbed
-run.
+so a start costs no import. Moments are drawn from the work that is left; about half of them then
+wait for the next save. Only a signal that ended a run counts, not one that found it finished.
+Prints one JSON object: how often what happened, and what ended otherwise than an undisturbed run.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ KILLS = 30  # half of them SIGKILL to all processes, half SIGTERM to one
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_thirty_random_moments_leave_no_trace(world: int, shards: Path, tmp_path: Path) -> None:
-    """Bit for bit: weights, momentum, averages. Each kill ended a run that had work left."""
+    """Bit for bit: weights, momentum, averages. Each signal that counts ended a living run."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -33,7 +33,6 @@ def test_thirty_random_moments_leave_no_trace(world: int, shards: Path, tmp_path
     found = json.loads(done.stdout)
     assert not found["wrong"]
     seen = found["seen"]
-    print(seen)  # for the documentation's figures, by pytest -s
     assert seen["SIGKILL"] == seen["SIGTERM"] == KILLS // 2
     assert seen["SIGKILL while saving"] > 0
     assert seen["SIGTERM while saving"] > 0

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from devices import ON_DEVICE
+from torch import nn
 
 from shards.dataset import Dataset
 from shards.errors import DamagedData, ToolError, UsageError
@@ -450,16 +451,34 @@ def test_two_processes_going_on_is_never_having_stopped(
     assert orders(tmp_path) == orders(finished_by_two)
 
 
+def run_unshared(shards: Path, out: Path, options: dict[str, Any]) -> TrainResult:
+    """`run` with batch norm as in evaluation, so that what shares a batch does not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            nn.BatchNorm2d, "train", lambda norm, _mode=True: nn.Module.train(norm, False)
+        )
+        return run(shards, out, options | {"log_every": 1})
+
+
+def results(out: Path) -> dict[tuple[str, int, int], float]:
+    """Losses of steps and evaluations by kind, epoch and step."""
+    lines = [line for line in log_of(out) if line["kind"] in {"step", "eval"}]
+    return {(line["kind"], line["epoch"], line["step"]): line["loss"] for line in lines}
+
+
 def test_other_numbers_of_processes_go_on_with_the_same_batches(
-    ranks: Any, finished: Path, shards: Path, tmp_path: Path
+    ranks: Any, shards: Path, tmp_path: Path
 ) -> None:
     """12 = 6 + 6 = 4 + 4 + 4; the same --batch-size on another world keeps the global batch."""
-    options = {"batch_size": 6}
-    ranks.run(run, shards, tmp_path, {"max_steps": 2} | options, world=2)
-    ranks.run(run, shards, tmp_path, {"max_steps": 5} | options, world=3)
-    run(shards, tmp_path, options)
-    assert orders(tmp_path) == orders(finished)
-    assert load_checkpoint(tmp_path / "last.pt").config["global_batch"] == BATCH
+    alone, cut = tmp_path / "alone", tmp_path / "cut"
+    run_unshared(shards, alone, {"lr": 1e-4})
+    options = {"batch_size": 6, "lr": 1e-4}
+    ranks.run(run_unshared, shards, cut, {"max_steps": 2} | options, world=2)
+    ranks.run(run_unshared, shards, cut, {"max_steps": 5} | options, world=3)
+    run_unshared(shards, cut, options)
+    assert orders(cut) == orders(alone)
+    assert load_checkpoint(cut / "last.pt").config["global_batch"] == BATCH
+    assert results(cut) == pytest.approx(results(alone), rel=1e-4)
 
 
 def test_all_processes_say_the_same_when_a_run_is_refused(
