@@ -4,7 +4,7 @@
 
 MADE_WITH := $(shell { read -r python < .venv/made-with && echo "$$python"; } 2> /dev/null)
 PYTHON ?= $(or $(MADE_WITH),python3)
-EXTRAS ?= dev,export,report
+EXTRAS ?= dev,export,recipes,report,tensorboard
 ARCHIVES ?= data/archives
 DATA ?= data/images
 VAL ?= $(DATA)/val

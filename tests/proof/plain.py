@@ -1,7 +1,9 @@
 """A plain PyTorch trainer to be compared with: nothing in it is ours.
 
-    python plain.py locked BATCHES.npz WEIGHTS.pt RECIPE   the loss of every step on given batches
-    python plain.py train TREE RECIPE SEED EPOCHS SIZE     top-1 by epoch, from class folders
+    python plain.py locked PICTURES.npz WEIGHTS.pt RECIPE BATCH WARMUP DROP
+        the loss of every step on given pictures; epochs of warm-up, epochs from drop to drop
+    python plain.py train TREE RECIPE SEED EPOCHS SIZE
+        top-1 by epoch, from class folders
 
 It is what one would write by hand: torchvision's network, transforms and ImageFolder, torch's
 SGD, cross-entropy and DataLoader, and the recipe's published values written out once more.
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
@@ -43,11 +45,21 @@ def loss_of(recipe: str) -> nn.Module:
     return nn.CrossEntropyLoss(label_smoothing=0.1 if recipe == "seed" else 0.0)
 
 
-def rate_of(recipe: str, epoch: int, epochs: int, batch: int) -> float:
-    """A global batch below 256 has no warm-up in recipe `seed`."""
+def rate_of(
+    recipe: str, epoch: int, epochs: int, batch: int, *, warmup: int = 0, drop: int = 30
+) -> float:
+    """A global batch below 256 has no warm-up in recipe `seed`, unless it is asked for."""
     if recipe == "torchvision-v1":
-        return 0.1 * batch / 256 * 0.1 ** (epoch // 30)
-    return 0.256 * batch / 256 * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        return 0.1 * batch / 256 * 0.1 ** (epoch // drop)
+    peak = 0.256 * batch / 256
+    if epoch < warmup:
+        return peak * (epoch + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+
+def loader_of(data: Dataset, recipe: str, batch: int, *, shuffle: bool) -> DataLoader:
+    """Recipe `seed` leaves out the last pictures that fill no batch, the other trains on them."""
+    return DataLoader(data, batch, shuffle=shuffle, drop_last=recipe == "seed", num_workers=1)
 
 
 def step(
@@ -61,7 +73,7 @@ def step(
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def train_epoch(
@@ -78,12 +90,13 @@ def train_epoch(
     return [step(model, criterion, optimizer, images, labels) for images, labels in batches]
 
 
-def locked(batches: Path, weights: Path, recipe: str) -> list[float]:
-    """Arrays images uint8 (epochs, steps, n, S, S, 3) and labels int64 (epochs, steps, n)."""
+def locked(
+    pictures: Path, weights: Path, recipe: str, batch: int, warmup: int, drop: int
+) -> list[float]:
+    """Arrays images uint8 (epochs, n, S, S, 3) and labels int64 (epochs, n), in their order."""
     torch.set_num_threads(1)  # sums of another order differ, and soon by much
-    with np.load(batches) as arrays:
-        images, labels = arrays["images"], arrays["labels"]
-        planned = int(arrays["epochs"])
+    with np.load(pictures) as arrays:
+        images, labels = (torch.from_numpy(arrays[name]) for name in ("images", "labels"))
     state = torch.load(weights, weights_only=True)
     model = torchvision.models.resnet18(weights=None, num_classes=len(state["fc.bias"]))
     model.load_state_dict(state)
@@ -91,11 +104,10 @@ def locked(batches: Path, weights: Path, recipe: str) -> list[float]:
     optimizer = optimizer_of(model, recipe)
     losses: list[float] = []
     for epoch in range(len(images)):
-        given = (
-            (torch.from_numpy(one).permute(0, 3, 1, 2), torch.from_numpy(other))
-            for one, other in zip(images[epoch], labels[epoch], strict=True)
-        )
-        lr = rate_of(recipe, epoch, planned, images.shape[2])
+        data = TensorDataset(images[epoch], labels[epoch])
+        batches = loader_of(data, recipe, batch, shuffle=False)
+        given = ((each.permute(0, 3, 1, 2), other) for each, other in batches)
+        lr = rate_of(recipe, epoch, len(images), batch, warmup=warmup, drop=drop)
         losses += train_epoch(model, recipe, optimizer, lr, given)
     return losses
 
@@ -119,7 +131,7 @@ def train(tree: Path, recipe: str, seed: int, epochs: int, size: int) -> list[fl
     )
     train_set = ImageFolder(str(tree / "train"), crop)
     val_set = ImageFolder(str(tree / "val"), centre)
-    loader = DataLoader(train_set, BATCH, shuffle=True, drop_last=recipe == "seed", num_workers=1)
+    loader = loader_of(train_set, recipe, BATCH, shuffle=True)
     model = torchvision.models.resnet18(weights=None, num_classes=len(train_set.classes))
     if recipe == "seed":
         for module in model.modules():
@@ -141,8 +153,10 @@ def right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "locked":
-        print(json.dumps(locked(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])))
+    kind, first, *rest = sys.argv[1:]
+    if kind == "locked":
+        weights, name, *numbers = rest
+        print(json.dumps(locked(Path(first), Path(weights), name, *map(int, numbers))))
     else:
-        tree, name, *numbers = sys.argv[2:]
-        print(json.dumps(train(Path(tree), name, *map(int, numbers))))
+        name, *numbers = rest
+        print(json.dumps(train(Path(first), name, *map(int, numbers))))

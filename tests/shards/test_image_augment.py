@@ -99,7 +99,7 @@ def test_pictures_are_pinned() -> None:
 @pytest.mark.parametrize("magnitude", [0, 3, 6, 9])
 @pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
 def test_the_increasing_space_is_timm_s(pixels: Pixels, magnitude: int, resample: Any) -> None:
-    timm = pytest.importorskip("timm.data.auto_augment", reason="needs the extra `readers`")
+    timm = pytest.importorskip("timm.data.auto_augment", reason="needs the extra `recipes`")
     hints = {"img_mean": MEAN_COLOUR, "interpolation": Image.Resampling[resample.upper()]}
     # What timm draws from is the global state.
     theirs = timm.rand_augment_transform(f"rand-m{magnitude}-n1-p1.0-inc1", hints)

@@ -34,6 +34,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def a_hangup_counts() -> Iterator[None]:
+    """Let SIGHUP end a process, as it does where the tests were not started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def cards_for_all(request: pytest.FixtureRequest) -> None:
     """Let this process and those it starts find the simulated cards, where tests train on them."""
     if DEVICE == "sdaa":

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import simplejpeg
 import torch
 from devices import DEVICE
 
@@ -23,16 +25,20 @@ from training.evaluate import Evaluation, check_classes, evaluate
 from training.model import build_model
 
 TRANSFORM = EvalTransform(image_size=48, resize=55)
-SIZES = (1, 2, 4, 15)
+TINY = EvalTransform(image_size=16, resize=18)
+MANY = 1003  # of 8 x 8 pixels, in 8 classes that are not equally large
 
 
 @pytest.fixture(scope="module")
 def val_sets(
-    tmp_path_factory: pytest.TempPathFactory, build: Callable[..., Any], shards: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    build: Callable[..., Any],
+    write_folders: Callable[..., Path],
+    shards: Path,
 ) -> dict[int, Path]:
     """Folders of validation shards by their number of samples."""
     folders = {15: shards / "val"}
-    for classes in (1, 2, 4):
+    for classes in (1, 2, 3, 4):
         place = tmp_path_factory.mktemp(f"val{classes}")
         data = write_sample_data(
             place / "archives",
@@ -43,10 +49,25 @@ def val_sets(
         )
         build(data.val, out=place, labels=data.devkit)
         folders[classes] = place / "val"
+    place = tmp_path_factory.mktemp("many")
+    images: dict[str, dict[str, bytes]] = {f"class{number}": {} for number in range(8)}
+    for number in range(MANY):
+        images[f"class{number % 8}"][f"{number}.jpg"] = flat(number)
+    write_folders(place / "images" / "val", images)
+    build(place / "images" / "val", out=place, split="val", samples_per_shard=300)
+    folders[MANY] = place / "val"
     return folders
 
 
-def evaluate_folder(folder: Path, classes: int, global_batch: int) -> Evaluation:
+def flat(number: int) -> bytes:
+    """A JPEG of 8 x 8 pixels of one colour, another one for each number."""
+    colour = np.random.default_rng(number).integers(256, size=3)
+    return bytes(simplejpeg.encode_jpeg(np.full((8, 8, 3), colour, np.uint8)))
+
+
+def evaluate_folder(
+    folder: Path, classes: int, global_batch: int, transform: EvalTransform = TRANSFORM
+) -> Evaluation:
     device = choose(DEVICE, place_from_environment()[2])
     with joined(device) as world, Dataset.open(folder) as dataset:
         model = build_model("resnet18", classes, seed=4).to(world.device)
@@ -56,7 +77,7 @@ def evaluate_folder(folder: Path, classes: int, global_batch: int) -> Evaluation
         result = evaluate(
             model,
             dataset,
-            TRANSFORM,
+            transform,
             global_batch=global_batch,
             threads=1,
             device=device,
@@ -68,15 +89,19 @@ def evaluate_folder(folder: Path, classes: int, global_batch: int) -> Evaluation
         return result
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_three_processes_count_what_one_counts(
-    ranks: Any, val_sets: dict[int, Path], size: int
+@pytest.mark.parametrize(
+    ("world", "size"), [(2, 1), (2, 3), (3, 1), (3, 2), (3, 4), (3, 15), (2, MANY), (3, MANY)]
+)
+def test_several_processes_count_what_one_counts(
+    ranks: Any, val_sets: dict[int, Path], world: int, size: int
 ) -> None:
-    (alone,) = ranks.run(evaluate_folder, val_sets[size], 8, 8, world=1)
+    transform, batch = (TINY, 50) if size == MANY else (TRANSFORM, 8)
+    (alone,) = ranks.run(evaluate_folder, val_sets[size], 8, batch, transform, world=1)
     assert alone.samples == size
     assert 0 <= alone.top1_count <= alone.top5_count <= size
-    together = ranks.run(evaluate_folder, val_sets[size], 8, 6, world=3)
-    assert together[0] == together[1] == together[2]
+    batch -= batch % 3  # with two processes other batches too
+    together = ranks.run(evaluate_folder, val_sets[size], 8, batch, transform, world=world)
+    assert together[1:] == together[:-1]
     for field in ("samples", "top1_count", "top5_count"):
         assert getattr(together[0], field) == getattr(alone, field)
     assert together[0].loss == pytest.approx(alone.loss, rel=1e-5)

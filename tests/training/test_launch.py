@@ -18,7 +18,7 @@ from shards.errors import ToolError, UsageError
 from training.children import PeerLost, report_failure
 from training.launch import launch
 from training.place import BEGAN_VARIABLE
-from training.stopping import STOPPED, Signals, Stopped
+from training.stopping import SAME_SECONDS, STOPPED, Signals, Stopped
 
 Program = Callable[..., int]
 
@@ -150,14 +150,14 @@ def test_a_process_that_does_not_save_in_time_is_ended(
 def test_a_second_signal_ends_at_once(
     command: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """Two within SAME_SECONDS are one, so it is told again and again."""
+    """Two within SAME_SECONDS are one, so it is told again after these."""
     process = command("slow", grace=600)
     wait_for(lambda: len(noted(tmp_path)) == 2)
     process.terminate()
     while process.poll() is None:
         process.send_signal(signal.SIGUSR1)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.1)
+            process.wait(timeout=SAME_SECONDS + 1)
     assert process.returncode == 128 + signal.SIGUSR1
     assert not alive(tmp_path)
 

@@ -17,8 +17,14 @@ def resnet18() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("resnet18", 11_689_512), ("resnet50", 25_557_032), ("resnet101", 44_549_160)],
+    ("name", "parameters"),  # num_params of torchvision's weights
+    [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+    ],
 )
 def test_size(name: str, parameters: int) -> None:
     with torch.device("meta"):
@@ -26,8 +32,11 @@ def test_size(name: str, parameters: int) -> None:
     assert sum(each.numel() for each in model.parameters()) == parameters
 
 
-@pytest.mark.parametrize("init", ["fan_in", "fan_out"])
-def test_convolutions_start_with_the_recipes_deviation(init: str) -> None:
+@pytest.mark.parametrize(
+    ("init", "first"),  # deviation of the first one as the vendor's network, and torchvision's, has
+    [("fan_in", 0.1175), ("fan_out", 0.0251)],
+)
+def test_convolutions_start_with_the_recipes_deviation(init: str, first: float) -> None:
     model = build_model("resnet18", 10, init=init, seed=3)  # type: ignore[arg-type]
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -37,6 +46,16 @@ def test_convolutions_start_with_the_recipes_deviation(init: str) -> None:
         if isinstance(module, nn.BatchNorm2d):
             assert bool((module.weight == 1).all())
             assert bool((module.bias == 0).all())
+    assert model.conv1.weight.std().item() == pytest.approx(first, rel=0.03)
+
+
+def test_the_classifier_starts_as_torchs_linear(resnet18: nn.Module) -> None:
+    """Uniform up to 1 / sqrt(inputs), weights and biases."""
+    most = 1 / math.sqrt(512)
+    for each in (resnet18.fc.weight, resnet18.fc.bias):
+        assert 0.99 * most < each.abs().max().item() <= most
+        assert each.std().item() == pytest.approx(most / math.sqrt(3), rel=0.05)
+        assert each.mean().item() == pytest.approx(0, abs=0.1 * most)
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator() -> None:

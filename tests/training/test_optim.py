@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -36,6 +37,24 @@ def small(device: Device) -> nn.Module:
     layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 5))
     model = nn.Sequential(*layers).to(device.torch_device)
     return model.to(memory_format=torch.channels_last)
+
+
+def named(device: Device) -> nn.Module:
+    """A network whose layers are called as a ResNet's."""
+    torch.manual_seed(0)
+    down = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    layers = {
+        "conv1": nn.Conv2d(3, 4, 3),
+        "bn1": nn.BatchNorm2d(4),
+        "downsample": down,
+        "flat": nn.Flatten(),
+        "fc": nn.Linear(36, 5),
+    }
+    model = nn.Sequential(OrderedDict(layers)).to(device.torch_device)
+    return model.to(memory_format=torch.channels_last)
+
+
+NO_BIAS = ("conv1.weight", "downsample.0.weight", "fc.weight")  # neither biases nor norms
 
 
 def pictures(device: Device, step: int) -> Tensor:
@@ -85,25 +104,30 @@ def test_the_vendors_rule_misses_only_the_down_sampling_norms(name: str, missed:
 # --- steps ---
 
 
+def assert_same_parameters(ours: nn.Module, theirs: nn.Module, device: Device) -> None:
+    for name, parameter in ours.named_parameters():
+        assert torch.equal(parameter, theirs.get_parameter(name)), name
+        assert not torch.equal(parameter, named(device).get_parameter(name)), name
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_twenty_steps_are_torchs_bit_for_bit(device: Device, *, nesterov: bool) -> None:
-    ours, theirs = small(device), small(device)
+    ours, theirs = named(device), named(device)
     recipe = changed(SEED, {"nesterov": nesterov})
+    rest = (theirs.conv1, theirs.downsample, theirs.fc)  # a norm among them, without "bn" there
     torchs = torch.optim.SGD(
         [
-            {"params": [theirs[0].weight, theirs[0].bias], "weight_decay": 2**-15},
-            {"params": theirs[1].parameters(), "weight_decay": 2**-15},  # no "bn" in its name
-            {"params": theirs[3].parameters(), "weight_decay": 2**-15},
+            {"params": [each for module in rest for each in module.parameters()]},
+            {"params": theirs.bn1.parameters(), "weight_decay": 0.0},
         ],
         lr=0.1,
         momentum=0.875,
+        weight_decay=2**-15,
         nesterov=nesterov,
     )
     train(ours, make_optimizer(ours, recipe, device), range(20), device)
     train(theirs, torchs, range(20), device)
-    for name, parameter in ours.named_parameters():
-        assert torch.equal(parameter, theirs.get_parameter(name)), name
-    assert not torch.equal(ours[0].weight, small(device)[0].weight)
+    assert_same_parameters(ours, theirs, device)
 
 
 def test_a_group_may_learn_at_a_share_of_the_rate(device: Device) -> None:
@@ -113,24 +137,56 @@ def test_a_group_may_learn_at_a_share_of_the_rate(device: Device) -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(0.2), 2.0]
 
 
-def test_lars_leaves_what_does_not_decay_to_sgd(device: Device) -> None:
-    """And scales the others by 0.001 x |w| / (|g| + decay x |w|), as MLPerf defines it."""
+def test_lars_is_mlperfs(device: Device) -> None:
+    """Its rate is inside of the momentum, which is corrected where the rate changes.
+
+    As NVIDIA's SGDwFASTLARS (MLPerf training, ResNet-50 in MXNet) takes a step, in float64.
+    """
     pytest.importorskip("timm.optim")
-    model = small(device)
-    before = {name: each.detach().clone() for name, each in model.named_parameters()}
+    model = named(device)
+    expected = {name: each.detach().double() for name, each in model.named_parameters()}
+    moved = {name: torch.zeros_like(each) for name, each in expected.items()}
     optimizer = make_optimizer(model, find_recipe("mlperf"), device)
-    set_lr(optimizer, 10.0)
-    model(pictures(device, 0)).square().mean().backward()
-    optimizer.step()
+    rates = [2.0, 4.0, 6.0, 5.0, 3.0, 1.0]
+    for step, (last, rate) in enumerate(zip([rates[0], *rates], rates, strict=False)):
+        set_lr(optimizer, rate)
+        model(pictures(device, step)).square().mean().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            weight, gradient, local = expected[name], parameter.grad.double(), rate
+            if name in NO_BIAS:
+                norms = weight.norm(), gradient.norm()
+                local = rate * 0.001 * norms[0] / (norms[1] + 5e-5 * norms[0])
+                gradient = gradient + 5e-5 * weight
+            moved[name] = 0.9 * rate / last * moved[name] - local * gradient
+            expected[name] = weight + moved[name]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None
-        gradient, weight = parameter.grad, before[name]
-        if name in ("0.weight", "3.weight"):
-            norm = weight.norm()
-            gradient = gradient + 5e-5 * weight
-            gradient = gradient * 0.001 * norm / (parameter.grad.norm() + 5e-5 * norm)
-        expected = weight - 10.0 * gradient
-        assert torch.allclose(parameter, expected, rtol=1e-5, atol=1e-7), name
+        torch.testing.assert_close(parameter.double(), expected[name], rtol=1e-5, atol=1e-6)
+        assert not torch.equal(parameter, named(device).get_parameter(name)), name
+
+
+def test_lamb_is_timms_with_the_values_of_a3(device: Device) -> None:
+    optim = pytest.importorskip("timm.optim")
+    ours, theirs = named(device), named(device)
+    parameters = dict(theirs.named_parameters())
+    timms = optim.Lamb(
+        [
+            {"params": [parameters[name] for name in NO_BIAS], "weight_decay": 0.02},
+            {
+                "params": [each for name, each in parameters.items() if name not in NO_BIAS],
+                "weight_decay": 0.0,
+            },
+        ],
+        lr=0.1,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        max_grad_norm=1.0,
+    )
+    train(ours, make_optimizer(ours, find_recipe("a3"), device), range(20), device)
+    train(theirs, timms, range(20), device)
+    assert_same_parameters(ours, theirs, device)
 
 
 def test_without_timm_it_is_said_what_to_install(

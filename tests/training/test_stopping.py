@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pty
 import signal
@@ -27,6 +28,13 @@ from training.verdict import Agreement, Verdict
 
 ROOT = Path(__file__).parents[2]
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def catches(process: int, number: int) -> bool:
+    """Whether a process has a handler of a signal (proc_pid_status(5): SigCgt)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
@@ -189,6 +197,20 @@ def test_all_processes_stop_after_the_same_step_whoever_was_told(ranks: Any) -> 
     assert others == [first, first]
 
 
+def test_between_exchanges_nobody_is_asked_and_they_are_a_second_apart() -> None:
+    """Alone in a world of two, where an exchange would fail."""
+    agreed = agreement(dataclasses.replace(ALONE, size=2), Signals())
+    agreed._asked_at -= 100.0
+    agreed._steps = 10_000  # of 10 ms each, and little more on a machine that stood still
+    agreed._period = agreed._next_period()
+    assert 50 <= agreed._period <= 100
+    agreed._steps = 0
+    for _ in range(agreed._period - 1):
+        assert agreed.after_step() is Verdict.GO_ON
+    with pytest.raises(ValueError, match="process group"):
+        agreed.after_step()
+
+
 def clock_of_rank_0() -> list[str]:
     with joined(choose("cpu")) as world:
         started = time.monotonic() - (100 if world.is_main else 0)
@@ -239,6 +261,8 @@ def test_the_slurm_example_hands_a_stopped_run_back_to_the_queue(
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
     job = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment)
+    while not catches(job.pid, number):
+        assert job.poll() is None
     for sign in ("started", "told0"):
         while not (tmp_path / sign).exists():
             assert job.poll() is None

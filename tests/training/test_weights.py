@@ -47,6 +47,23 @@ def vendors(state: State, prefix: str = "module.") -> State:
     return {prefix + names[name]: each for name, each in state.items()}
 
 
+class Vendors(nn.Module):
+    """torchvision's parts, put together as NVIDIA's and the vendor's ResNet class does."""
+
+    def __init__(self, parts: nn.Module) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = parts.conv1, parts.bn1, parts.relu
+        self.maxpool, self.avgpool, self.fc = parts.maxpool, parts.avgpool, parts.fc
+        stages = (parts.layer1, parts.layer2, parts.layer3, parts.layer4)
+        self.layers = nn.ModuleList(stages)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(pictures))))
+        for stage in self.layers:
+            x = stage(x)
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
 def equal(found: State, state: State) -> bool:
     return found.keys() == state.keys() and all(
         torch.equal(found[name], state[name]) for name in state
@@ -108,6 +125,19 @@ def test_whatever_is_around_them_weights_are_read(
     assert equal(found.state, state)
     assert found.layout.startswith(layout)
     assert (found.model, found.stem, found.classes) == ("resnet18", "imagenet", 5)
+
+
+def test_the_vendors_network_and_ours_answer_alike_both_ways(tmp_path: Path) -> None:
+    pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    ours, taken, *parts = (build_model("resnet18", 5, seed=seed) for seed in range(4))
+    theirs, given = map(Vendors, parts)
+    theirs(pictures)  # their statistics are no longer those of the start
+    ours(pictures)
+    taken.load_state_dict(read_weights(saved(tmp_path, theirs.state_dict())).state)
+    given.load_state_dict(vendors(ours.state_dict(), ""))
+    with torch.no_grad():
+        assert torch.equal(taken.eval()(pictures), theirs.eval()(pictures))
+        assert torch.equal(given.eval()(pictures), ours.eval()(pictures))
 
 
 def test_files_before_zip_are_read(state: State, tmp_path: Path) -> None:
