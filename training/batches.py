@@ -19,6 +19,7 @@ from training.device import Device
 # ImageNet's channel means and deviations (RGB, of 0..1), the ones torchvision's weights use.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+_GRAIN = 32768  # numbers that torch gives no second thread for (GRAIN_SIZE of ATen/Parallel.h)
 _SLOTS_LIVE = 2  # a batch's memory is reused when the batch after the next is requested
 
 
@@ -52,19 +53,23 @@ class Normalizer:
         return images.float().sub_(self._mean).div_(self._std)
 
     def _on_cpu(self, images: Tensor) -> Tensor:
-        """One picture after the other in memory that is kept, 0.06 ms each.
+        """Some rows after the others in memory that is kept, 0.11 ms a picture of 224 x 224.
 
-        New memory for each batch takes 0.2 ms a picture: the kernel gives it page by page. And
-        over whole rows, since three values that repeat are too few for a processor's vectors.
+        New memory for each batch takes 0.2 ms a picture: the kernel gives it page by page. Parts
+        are so small that torch computes each on this thread alone: to wake and await others for
+        every part takes longer while the loader's threads keep the cores. And over whole rows,
+        since three values that repeat are too few for a processor's vectors.
         """
         nhwc = images.permute(0, 2, 3, 1)
-        count, height, width, channels = nhwc.shape
         if len(self._memory) < nhwc.numel():
             self._memory = torch.empty(nhwc.numel())
-        result = self._memory[: nhwc.numel()].view(count, height, width * channels)
+        count, height, width, channels = nhwc.shape
+        rows = nhwc.reshape(count * height, width * channels)
+        result = self._memory[: nhwc.numel()].view(rows.shape)
         mean, std = (each.view(channels).repeat(width) for each in (self._mean, self._std))
-        for row, picture in zip(result, nhwc.reshape(result.shape), strict=True):
-            row.copy_(picture).sub_(mean).div_(std)
+        some = max(1, _GRAIN // rows.shape[1])
+        for target, source in zip(result.split(some), rows.split(some), strict=True):
+            target.copy_(source).sub_(mean).div_(std)
         return result.view(nhwc.shape).permute(0, 3, 1, 2)
 
 
