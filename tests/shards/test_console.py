@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from shards.console import emit, say, table_lines
 
 PROGRAM = """
 from shards.console import say, showing_progress
@@ -37,6 +42,29 @@ def test_lines_stand_above_the_live_display() -> None:
     assert "note: one was odd" in lines
     assert "epoch 1: done" in lines
     assert any(line.startswith("decode ") for line in lines)
+
+
+HOSTILE = "a\x1b]0;x\x07\r\n\x9b\u202e\ud800"
+HARMLESS = r"a\x1b]0;x\x07\r\n\x9b\u202e\ud800"
+
+
+def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    emit(False, {}, [HOSTILE, "Grüße, 猫\u3000\u200d"])
+    say(HOSTILE)
+    shown = capsys.readouterr()
+    assert shown.out == f"{HARMLESS}\nGrüße, 猫\u3000\u200d\n"
+    assert shown.err == f"{HARMLESS}\n"
+    emit(True, {"name": HOSTILE}, [])
+    assert json.loads(capsys.readouterr().out) == {"name": HOSTILE}
+
+
+def test_a_cell_is_one_line_and_nothing_but_itself() -> None:
+    lines = table_lines(("name", "count"), [(HOSTILE, 1000), ("[red]:cat:", 1)])
+    assert [line.split() for line in lines] == [
+        ["name", "count"],
+        [HARMLESS, "1,000"],
+        ["[red]:cat:", "1"],
+    ]
 
 
 def _read(terminal: int) -> bytes:

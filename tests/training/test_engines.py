@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from models import CLASSES, NAMES, SIZE, colour_answers, colour_onnx
 
 from shards.errors import DamagedData, ToolError, UsageError
 from training.engines import engine_for
+from training.info import describe
 from training.results.onnx_engines import open_onnxruntime, open_teco
 from training.results.onnx_file import read_onnx
 from training.results.saved import View, open_saved
@@ -53,6 +56,25 @@ def test_half_precision_is_given_where_it_is_asked_for(tmp_path: Path) -> None:
     engine = open_onnxruntime(file, threads=1)
     assert engine.precision == "fp16"
     assert agrees(engine, 3, 0.02)
+
+
+def test_half_weights_are_said_where_float32_goes_in_and_out(tmp_path: Path) -> None:
+    model = onnx.load(colour_onnx(tmp_path / "a.onnx", kind="FLOAT16"))
+    for value in (*model.graph.input, *model.graph.output):  # its first node makes them float16
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    model.graph.node[-1].output[0] = "half"
+    back = onnx.helper.make_node("Cast", ["half"], ["output"], to=onnx.TensorProto.FLOAT)
+    model.graph.node.append(back)
+    (tmp_path / "b.onnx").write_bytes(model.SerializeToString())
+    saved = open_saved(tmp_path / "b.onnx")
+    assert saved.said == "a network as ONNX, float16, float32 in, any batch"
+    assert saved.onnx is not None
+    engine = open_onnxruntime(saved.onnx, threads=1)
+    assert engine.precision == "fp16"
+    assert agrees(engine, 3, 0.02)
+    found = describe(tmp_path / "b.onnx")
+    assert (found["type"], found["weights"]) == ("float32", "float16")
+    assert open_saved(tmp_path / "a.onnx").said == "a network as ONNX, float16, any batch"
 
 
 def test_pictures_are_normalised_as_the_file_says(tmp_path: Path) -> None:
@@ -128,12 +150,19 @@ def test_a_fixed_size_stays(tmp_path: Path) -> None:
         ({"metadata": {"mean": [0, 0]}}, "for mean, which must be three numbers"),
         ({"metadata": {"mean": "NaN"}}, "for mean, which must be three numbers"),
         ({"metadata": {"std": [1, 0, 1]}}, "for std, which must be three numbers"),
+        ({"metadata": {"mean": [10**400, 0, 0]}}, "for mean, which must be three numbers"),
+        ({"metadata": {"std": [True, 1, 1]}}, "for std, which must be three numbers"),
+        ({"metadata": {"classes": "[" * 200_000}}, "for classes, which must be JSON"),
         ({"metadata": {"center_crop": "{"}}, "for center_crop, which must be JSON"),
+        ({"metadata": {"center_crop": True}}, "which must be a whole number from 1"),
+        ({"metadata": {"center_crop": 64, "resize_short_side": 63}}, "number from 64 to 8192"),
         ({"metadata": {"resize_short_side": -1}}, "which must be a whole number from 1"),
         ({"metadata": {"interpolation": "nearest"}}, "which must be bilinear or bicubic"),
         ({"location": "/etc/passwd"}, "outside its folder, in '/etc/passwd', and was refused"),
         ({"location": "../secret"}, "outside its folder, in '../secret', and was refused"),
         ({"location": "beside"}, "beside, which is not there; copy both files"),
+        ({"location": "\0"}, r"in '\x00', which cannot be the name of a file, and was refused"),
+        ({"location": "x" * 5000}, "which cannot be the name of a file, and was refused"),
     ],
 )
 def test_hostile_and_foreign_files_are_refused(
@@ -162,6 +191,119 @@ def test_weights_that_claim_to_be_enormous_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(DamagedData, match=r"the weights 'w' claim the shape \[1048576, 1048576\]"):
         read_onnx(tmp_path / "a.onnx")
+
+
+def endless() -> Any:
+    """A loop whose condition is always true, around one sum."""
+    true = onnx.helper.make_node(
+        "Constant", [], ["go"], value=onnx.helper.make_tensor("", onnx.TensorProto.BOOL, [], [1])
+    )
+    values = [
+        onnx.helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (
+            ("count", onnx.TensorProto.INT64, []),
+            ("before", onnx.TensorProto.BOOL, []),
+            ("x", onnx.TensorProto.FLOAT, None),
+            ("go", onnx.TensorProto.BOOL, []),
+            ("y", onnx.TensorProto.FLOAT, None),
+        )
+    ]
+    twice = onnx.helper.make_node("Add", ["x", "x"], ["y"])
+    body = onnx.helper.make_graph([true, twice], "body", values[:3], values[3:])
+    return onnx.helper.make_node("Loop", ["", "", "cast"], ["looped"], body=body)
+
+
+def function(name: str, nodes: list[Any]) -> Any:
+    """A function of a file, in a domain of its own."""
+    operators = [onnx.helper.make_opsetid("", 12), onnx.helper.make_opsetid("own", 1)]
+    return onnx.helper.make_function("own", name, ["cast"], ["looped"], nodes, operators)
+
+
+def called(name: str) -> Any:
+    return onnx.helper.make_node(name, ["cast"], ["looped"], domain="own")
+
+
+@pytest.mark.parametrize(
+    ("node", "functions", "said"),
+    [
+        (endless, {}, "has a graph in a graph ('body' of a loop or a branch)"),
+        (lambda: called("f"), {"f": endless}, "has a graph in a graph ('body' of a loop"),
+        (lambda: called("f"), {"f": lambda: called("g")}, "functions that call each other ('f')"),
+    ],
+)
+def test_what_may_never_end_is_refused(
+    node: Callable[[], Any], functions: dict[str, Callable[[], Any]], said: str, tmp_path: Path
+) -> None:
+    model = onnx.load(colour_onnx(tmp_path / "a.onnx"))
+    kept = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([kept[0], node(), *kept[1:]])
+    kept[1].input[0] = "looped"
+    twice = onnx.helper.make_node("Add", ["cast", "cast"], ["looped"])
+    made = [function(name, [make()]) for name, make in functions.items()]
+    model.functions.extend([*made, function("g", [twice])])
+    model.opset_import.add(domain="own", version=1)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DamagedData) as refused:
+        read_onnx(tmp_path / "a.onnx")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+# Products of matrices for minutes, one after the other, with the pictures of a large batch; a
+# single picture passes at once. The signal comes when the runtime has been called.
+SLOW = """
+import os, signal, sys, threading, traceback
+from pathlib import Path
+import numpy as np
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from training.results.onnx_engines import open_onnxruntime
+from training.results.onnx_file import read_onnx
+
+width, path = 512, Path(sys.argv[1])
+nodes = [helper.make_node("Flatten", ["input"], ["flat"]),
+         helper.make_node("MatMul", ["flat", "first"], ["x0"])]
+nodes += [helper.make_node("MatMul", [f"x{n}", "again"], [f"x{n + 1}"]) for n in range(1000)]
+nodes += [helper.make_node("MatMul", ["x1000", "last"], ["output"])]
+shapes = {"first": (3, width), "again": (width, width), "last": (width, 3)}
+graph = helper.make_graph(
+    nodes, "slow",
+    [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 1, 1])],
+    [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", 3])],
+    [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in shapes.items()],
+)
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+path.write_bytes(model.SerializeToString())
+engine = open_onnxruntime(read_onnx(path), threads=1)
+
+def interrupt(main):
+    names = set()
+    while "run" not in names:
+        stack = traceback.walk_stack(sys._current_frames()[main])
+        names = {frame.f_code.co_name for frame, _ in stack}
+    os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=interrupt, args=[threading.get_ident()]).start()
+try:
+    engine.logits(torch.zeros((20_000, 3, 1, 1), dtype=torch.uint8))
+except KeyboardInterrupt:
+    engine.close()
+    print("stopped")
+"""
+
+
+def test_ctrl_c_stops_a_network_that_is_running(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW, str(tmp_path / "slow.onnx")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
 def test_a_network_that_does_not_fit_together_is_the_runtime_s_to_refuse(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +240,45 @@ def test_onnx_files_answer_too_and_lists_must_fit_what_they_leave_open(
     )
     assert told.exit_code == 2
     assert "the class list has 2 classes and" in told.stderr
+
+
+def test_logits_that_are_no_numbers_are_no_answer(
+    resnet: Callable[..., Result], picture: Callable[[str], bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture("colour.jpg"))
+    state = dict(network().state_dict())
+    state["fc.bias"] = torch.tensor([0, math.nan, 0])
+    torch.save(state, tmp_path / "nan.pt")
+    options = (tmp_path / "a.jpg", "--device", "cpu", "--image-size", SIZE)
+    told = resnet("predict", tmp_path / "nan.pt", *options, "--sheet", tmp_path / "s.png")
+    assert told.exit_code == 1
+    assert "a.jpg: the model gives logits that are not finite for it; use other" in told.stderr
+    assert told.stderr.count("error:") == 1
+    assert told.stdout == f"{tmp_path / 's.png'}: 1 picture\n"
+    told = resnet("predict", tmp_path / "nan.pt", *options, "--json")
+    assert told.exit_code == 1
+    (found,) = json.loads(told.stdout)["pictures"]
+    assert (found["top"], "not finite" in found["problem"]) == ([], True)
+
+
+def test_names_cannot_steer_the_terminal(
+    resnet: Callable[..., Result], picture: Callable[[str], bytes], tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "a\x1b[2J.jpg").write_bytes(picture("colour.jpg"))
+    names = ("one\ntwo", "\x1b]0;x\x07", "half \ud800")
+    path = colour_onnx(tmp_path / "a.onnx", metadata={"class_names": names, "model": "\x1b[31m"})
+    sheet = tmp_path / "s.png"
+    told = resnet("predict", path, tmp_path / "a\x1b[2J.jpg", "--sheet", sheet)
+    assert told.exit_code == 0, told.output
+    assert "\x1b" not in told.stdout
+    assert len(told.stdout.splitlines()) == 5  # titles, three classes, the sheet
+    for escaped in (r"one\ntwo", r"\x1b]0;x\x07", r"half \ud800", r"a\x1b[2J.jpg"):
+        assert escaped in told.stdout
+    data = json.loads(resnet("predict", path, tmp_path / "a\x1b[2J.jpg", "--json").stdout)
+    assert {each["name"] for each in data["pictures"][0]["top"]} == set(names)
+    assert r"model       \x1b[31m, 3 class names" in resnet("info", path).stdout
 
 
 def test_unwritable_sheets_and_missing_things_are_one_sentence(

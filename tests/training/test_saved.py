@@ -14,6 +14,7 @@ from models import CLASSES, NAMES, network, write_checkpoint
 from shards.errors import DamagedData, ToolError, UsageError
 from training.device import choose
 from training.engines import TorchEngine
+from training.export_weights import export_weights
 from training.results.saved import Saved, View, open_saved
 
 OUTPUTS = 7
@@ -99,6 +100,41 @@ def test_safetensors_answer_too(images: torch.Tensor, tmp_path: Path) -> None:
     saved = open_saved(tmp_path / "weights.safetensors")
     with torch.no_grad():
         assert torch.equal(logits(saved, images), theirs(images))
+
+
+def test_exported_safetensors_bring_what_their_header_says(
+    images: torch.Tensor, tmp_path: Path
+) -> None:
+    pytest.importorskip("safetensors")
+    first = open_saved(write_checkpoint(tmp_path / "best.pt"), view=View(interpolation="bicubic"))
+    export_weights(first, tmp_path / "a.safetensors", "safetensors")
+    saved = open_saved(tmp_path / "a.safetensors")
+    assert (saved.form, saved.model, saved.epoch) == ("weights", "resnet18", 3)
+    assert (saved.classes, saved.class_names) == (CLASSES, NAMES)
+    assert saved.transform == first.transform
+    assert torch.equal(logits(saved, images), logits(first, images))
+    asked = open_saved(tmp_path / "a.safetensors", view=View(image_size=128)).transform
+    assert (asked.image_size, asked.resize) == (128, 146)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ({"center_crop": "true"}, "'true' for center_crop, which must be a whole number"),
+        ({"classes": '["a"]'}, "gives 3 logits and its metadata name 1 classes"),
+        ({"class_names": "{"}, "'{' for class_names, which must be JSON"),
+        ({"mean": "[0, 0, 0]"}, "say mean (0.0, 0.0, 0.0) and std"),
+    ],
+)
+def test_headers_that_cannot_be_are_refused(
+    header: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    library = pytest.importorskip("safetensors.torch")
+    library.save_file(network().state_dict(), tmp_path / "a.safetensors", metadata=header)
+    with pytest.raises(DamagedData) as refused:
+        open_saved(tmp_path / "a.safetensors")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_network_that_is_named_wrong_is_refused(tmp_path: Path) -> None:

@@ -121,8 +121,8 @@ def open_onnxruntime(file: OnnxFile, *, threads: int) -> OnnxEngine:
     def run(pictures: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """In a thread, since a signal that comes meanwhile is waited for by nobody else."""
         options = runtime.RunOptions()
-        answer = pool.submit(session.run, [file.output], {file.input: pictures}, options)
         try:
+            answer = pool.submit(session.run, [file.output], {file.input: pictures}, options)
             found: npt.NDArray[Any] = answer.result()[0]
         except BaseException:
             options.terminate = True  # looked at between nodes
